@@ -1,0 +1,113 @@
+package memory_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+
+	"tenon/devices/memory"
+)
+
+func two(t *testing.T) *memory.Map {
+	t.Helper()
+	m, err := memory.New(
+		memory.Region{GPA: 0x3000, Data: make([]byte, 0x1000)},
+		memory.Region{GPA: 0x1000, Data: make([]byte, 0x1000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestNewRefuses(t *testing.T) {
+	page := make([]byte, 0x1000)
+	for name, regions := range map[string][]memory.Region{
+		"empty":   {{GPA: 0x1000}},
+		"wraps":   {{GPA: ^memory.GPA(0) - 0xffe, Data: page}},
+		"overlap": {{GPA: 0x1000, Data: page}, {GPA: 0x1fff, Data: page}},
+	} {
+		if _, err := memory.New(regions...); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestSliceAndIovec(t *testing.T) {
+	m := two(t)
+	for _, c := range []struct {
+		at memory.GPA
+		n  uint32
+		ok bool
+	}{
+		{0x1000, 0x1000, true},
+		{0x1fff, 1, true},
+		{0x3000, 1, true},
+		{0xfff, 2, false},           // begins before
+		{0x1fff, 2, false},          // ends in the hole
+		{0x2000, 1, false},          // the hole
+		{0x1000, 0x3000, false},     // spans both regions
+		{0x4000, 1, false},          // behind
+		{^memory.GPA(0), 2, false},  // wraps
+		{0x3000, 1<<32 - 1, false},  // longest
+		{1<<63 + 0x1000, 16, false}, // far
+	} {
+		b, err := m.Slice(c.at, c.n)
+		if (err == nil) != c.ok || c.ok && (len(b) != int(c.n) || cap(b) != len(b)) {
+			t.Errorf("Slice(%#x, %#x): len %d, cap %d, %v", c.at, c.n, len(b), cap(b), err)
+		}
+		iov, err := m.Iovec(c.at, c.n, nil)
+		if (err == nil) != c.ok || c.ok && (len(iov) != 1 || iov[0].Base != &b[0] || iov[0].Len != uint64(c.n)) {
+			t.Errorf("Iovec(%#x, %#x): %v, %v", c.at, c.n, iov, err)
+		}
+	}
+	if iov, err := m.Iovec(0x2000, 0, nil); len(iov) != 0 || err != nil {
+		t.Errorf("Iovec of nothing: %v, %v", iov, err)
+	}
+}
+
+func TestWordRefuses(t *testing.T) {
+	m := two(t)
+	for _, at := range []memory.GPA{0x1001, 0x1003, 0xffe, 0x2000, ^memory.GPA(1)} {
+		if _, err := m.Word(at); !errors.Is(err, memory.ErrAddress) {
+			t.Errorf("Word(%#x): %v", at, err)
+		}
+	}
+}
+
+// Each half takes every value without touching the other, also when both are
+// stored at the same time.
+func TestWordHalves(t *testing.T) {
+	m := two(t)
+	b, _ := m.Slice(0x1010, 12)
+	for i := range b {
+		b[i] = 0xaa
+	}
+	low, err := m.Word(0x1014)
+	if err != nil {
+		t.Fatal(err)
+	}
+	high, err := m.Word(0x1016)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for _, w := range []memory.Word{low, high} {
+		wg.Go(func() {
+			for i := range 1 << 17 {
+				v := uint16(i * 40503) // every value, neighbours far apart
+				w.Store16(v)
+				if got := w.Load16(); got != v {
+					t.Errorf("stored %#x, loaded %#x", v, got)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	low.Store16(0x1234)
+	high.Store16(0xfedc)
+	want := "\xaa\xaa\xaa\xaa\x34\x12\xdc\xfe\xaa\xaa\xaa\xaa"
+	if string(b) != want {
+		t.Errorf("memory is % x", b)
+	}
+}

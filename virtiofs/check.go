@@ -1,0 +1,162 @@
+package virtiofs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs/fuse"
+)
+
+// check holds a request against its opcode's row before any code of the
+// operation runs: session, length, room for the reply, read-only, arguments,
+// names. What it lets through is safe to decode without further checks of
+// length.
+func (s *Server) check(r *Request) unix.Errno {
+	if !r.row.Known() || handlers[r.hdr.Opcode] == nil {
+		return unix.ENOSYS
+	}
+	n := int64(r.hdr.Len) - fuse.InHeaderSize
+	if n < int64(r.row.In) || n > int64(r.in.Len()) {
+		return unix.EINVAL
+	}
+	r.rest = int(n)
+	if !r.row.NoReply && r.out.Len() < fuse.OutHeaderSize+int(r.row.Out) {
+		return unix.EINVAL
+	}
+	if r.hdr.Opcode != fuse.Init && s.session.Load() == 0 {
+		return unix.EIO
+	}
+	if e := r.arguments(s.session.Load()); e != 0 {
+		return e
+	}
+	if s.fs.ReadOnly() && r.changes() {
+		return unix.EROFS
+	}
+	return 0
+}
+
+// changes reports whether the request would change the file system. It is the
+// only place where a read-only share is told from another.
+func (r *Request) changes() bool {
+	switch r.hdr.Opcode {
+	case fuse.Open:
+		return opensForChange(fuse.Word32(r.fixed[:], 0))
+	case fuse.Access:
+		return fuse.Word32(r.fixed[:], 0)&unix.W_OK != 0
+	}
+	return r.row.Mutates
+}
+
+func opensForChange(flags uint32) bool {
+	return flags&unix.O_ACCMODE != unix.O_RDONLY || flags&(unix.O_TRUNC|unix.O_CREAT) != 0
+}
+
+// arguments copies the fixed arguments and the strings out of guest memory,
+// once, and checks the strings.
+func (r *Request) arguments(session uint64) unix.Errno {
+	fixed := int(r.row.In)
+	switch {
+	case r.hdr.Opcode == fuse.Init:
+		clear(r.fixed[:fuse.InitInSize])
+		fixed = min(r.rest, fuse.InitInSize)
+	case r.hdr.Opcode == fuse.Setxattr && session&fuse.SetxattrExt != 0:
+		fixed = fuse.SetxattrExtSize
+	}
+	if fixed > r.rest || fixed > maxFixed {
+		return unix.EINVAL
+	}
+	if r.in.Copy(r.fixed[:fixed]) != nil {
+		return unix.EIO
+	}
+	r.rest -= fixed
+	if r.row.Names[0] == fuse.NoName {
+		return 0
+	}
+	if r.rest > len(r.variable) {
+		return unix.E2BIG
+	}
+	v := r.variable[:r.rest]
+	if r.in.Copy(v) != nil {
+		return unix.EIO
+	}
+	r.rest = 0
+	r.caller = Caller{UID: r.hdr.UID, GID: r.hdr.GID, PID: r.hdr.PID}
+	if r.row.Ext {
+		var e unix.Errno
+		if v, e = r.extensions(v); e != 0 {
+			return e
+		}
+	}
+	return r.strings(v)
+}
+
+// strings checks the strings at the start of v, each by the rule of its kind;
+// the rest of v is the payload.
+func (r *Request) strings(v []byte) unix.Errno {
+	for i, kind := range r.row.Names {
+		var n int
+		var e unix.Errno
+		switch kind {
+		case fuse.NoName:
+			continue
+		case fuse.Component:
+			var name Name
+			name, n, e = ParseName(v)
+			r.names[i] = name.CString
+		case fuse.Target:
+			r.names[i], n, e = parseString(v, maxTarget)
+		default:
+			r.names[i], n, e = parseString(v, maxName)
+		}
+		if e != 0 {
+			return e
+		}
+		v = v[n:]
+	}
+	r.payload = v
+	return 0
+}
+
+// name is the i-th string of a request whose row says that it is a Component.
+func (r *Request) name(i int) Name { return Name{r.names[i]} }
+
+// extensions cuts the creation extensions off the end of v and takes the
+// caller's groups from them (fuse_ext_header, 7.38). A type below ExtGroups is
+// the count of a security context block, which was not asked for: it is passed
+// over by its size, like any other type.
+func (r *Request) extensions(v []byte) ([]byte, unix.Errno) {
+	n := int(r.hdr.TotalExt) * 8
+	if n > len(v) {
+		return nil, unix.EINVAL
+	}
+	ext := v[len(v)-n:]
+	for len(ext) > 0 {
+		if len(ext) < fuse.ExtHeaderSize {
+			return nil, unix.EINVAL
+		}
+		size, typ := fuse.Word32(ext, 0), fuse.Word32(ext, 1)
+		if size < fuse.ExtHeaderSize || size%8 != 0 || int64(size) > int64(len(ext)) {
+			return nil, unix.EINVAL
+		}
+		if typ == fuse.ExtGroups && !r.setGroups(ext[fuse.ExtHeaderSize:size]) {
+			return nil, unix.EINVAL
+		}
+		ext = ext[size:]
+	}
+	return v[:len(v)-n], 0
+}
+
+// setGroups decodes fuse_supp_groups.
+func (r *Request) setGroups(b []byte) bool {
+	if len(b) < 4 {
+		return false
+	}
+	n := fuse.Word32(b, 0)
+	if n > MaxGroups || int(n) > len(b)/4-1 {
+		return false
+	}
+	for i := range r.groups[:n] {
+		r.groups[i] = fuse.Word32(b, i+1)
+	}
+	r.caller.Groups = r.groups[:n]
+	return true
+}

@@ -1,0 +1,23 @@
+package virtiofs
+
+import "golang.org/x/sys/unix"
+
+// Cursor walks one part (readable or writable) of a request's buffers. The
+// virtqueue's cursor fits; tests use a heap one.
+type Cursor interface {
+	// Len is the number of bytes left.
+	Len() int
+	// Copy takes the next len(dst) bytes out; an error when fewer are left or
+	// the guest's address is bad. The bytes are copied once: look at dst only.
+	Copy(dst []byte) error
+	// Put writes src to the next len(src) bytes; errors as Copy.
+	Put(src []byte) error
+	// Skip passes over n bytes; an error when fewer are left.
+	Skip(n int) error
+	// Rest is the next max bytes, or all that is left, as iovecs for system
+	// calls only. It does not advance. The slice is valid until the next call
+	// on this cursor.
+	Rest(max uint32) []unix.Iovec
+	// Reset goes back to the first byte.
+	Reset()
+}

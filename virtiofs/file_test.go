@@ -1,0 +1,322 @@
+package virtiofs_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs/fstest"
+	"tenon/virtiofs/fuse"
+	"tenon/virtiofs/passthrough"
+)
+
+// pattern is n bytes that repeat nowhere near.
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	x := uint32(1)
+	for i := range b {
+		x = x*1664525 + 1013904223
+		b[i] = byte(x >> 24)
+	}
+	return b
+}
+
+// TestReadWrite moves data of all sizes through buffers in pieces of all sizes.
+func TestReadWrite(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	for _, piece := range []int{0, 1000, 4096} {
+		for _, size := range []int{0, 1, 4095, 4096, 100_000, 1 << 20} {
+			c.Piece = piece
+			f, fh, e := c.Create(root, "f", unix.O_RDWR|unix.O_TRUNC, 0o640)
+			ok(t, "CREATE", e)
+			data := pattern(size)
+			n, e := c.Write(f.Node, fh, 5, data, unix.O_RDWR, 0)
+			if ok(t, "WRITE", e); int(n) != size {
+				t.Fatalf("WRITE %d of %d", n, size)
+			}
+			on := []byte(read(t, filepath.Join(dir, "f")))
+			if size > 0 && !bytes.Equal(on, append(make([]byte, 5), data...)) {
+				t.Fatalf("size %d piece %d: the file differs", size, piece)
+			}
+			got, e := c.Read(f.Node, fh, 5, 1<<20)
+			if ok(t, "READ", e); !bytes.Equal(got, data) {
+				t.Fatalf("size %d piece %d: READ differs", size, piece)
+			}
+			if size > 10 {
+				got, e = c.Read(f.Node, fh, uint64(size), 100)
+				if ok(t, "READ", e); !bytes.Equal(got, data[size-5:]) {
+					t.Fatal("READ over the end differs")
+				}
+			}
+			got, e = c.Read(f.Node, fh, uint64(size)+100, 100)
+			if ok(t, "READ", e); len(got) != 0 {
+				t.Fatal("READ after the end")
+			}
+			ok(t, "RELEASE", c.Release(f.Node, fh, false))
+			_, e = c.Read(f.Node, fh, 0, 1)
+			want(t, "READ after RELEASE", e, unix.EBADF)
+			c.Forget(f.Node, 1)
+		}
+	}
+}
+
+func TestOpenModes(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	write(t, filepath.Join(dir, "f"), "0123456789")
+	must(t, os.Mkdir(filepath.Join(dir, "d"), 0o755))
+	f, e := c.Lookup(root, "f")
+	ok(t, "LOOKUP", e)
+	d, e := c.Lookup(root, "d")
+	ok(t, "LOOKUP", e)
+	for _, o := range []struct {
+		flags       uint32
+		read, write unix.Errno
+	}{
+		{unix.O_RDONLY, 0, unix.EBADF}, {unix.O_WRONLY, unix.EBADF, 0}, {unix.O_RDWR, 0, 0},
+		// Flags that must not reach the host: it would fail, or create, or refuse.
+		{unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_DIRECT | unix.O_NOATIME | unix.O_PATH | unix.O_DIRECTORY, 0, 0},
+	} {
+		fh, e := c.Open(f.Node, o.flags)
+		ok(t, "OPEN", e)
+		_, e = c.Read(f.Node, fh, 0, 3)
+		want(t, "READ", e, o.read)
+		_, e = c.Write(f.Node, fh, 0, []byte("abc"), o.flags, 0)
+		want(t, "WRITE", e, o.write)
+		ok(t, "RELEASE", c.Release(f.Node, fh, false))
+	}
+	fh, e := c.Open(f.Node, unix.O_RDWR|unix.O_TRUNC)
+	if ok(t, "OPEN O_TRUNC", e); read(t, filepath.Join(dir, "f")) != "" || fh == 0 {
+		t.Error("O_TRUNC left data")
+	}
+	_, e = c.Open(f.Node, unix.O_ACCMODE)
+	want(t, "OPEN with access mode 3", e, 0) // Linux opens such a file for ioctl only
+	_, e = c.Open(d.Node, unix.O_RDONLY)
+	want(t, "OPEN of a directory", e, unix.EISDIR)
+	_, e = c.Opendir(f.Node)
+	want(t, "OPENDIR of a file", e, unix.ENOTDIR)
+	_, e = c.Open(12345, unix.O_RDONLY)
+	want(t, "OPEN of nothing", e, unix.ESTALE)
+}
+
+func TestCreate(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	f, fh, e := c.Create(root, "f", unix.O_RDWR|unix.O_EXCL, 0o4751)
+	ok(t, "CREATE", e)
+	if f.Attr.Mode != unix.S_IFREG|0o4751 || fh == 0 {
+		t.Errorf("mode %o handle %d", f.Attr.Mode, fh)
+	}
+	_, _, e = c.Create(root, "f", unix.O_RDWR|unix.O_EXCL, 0o644)
+	want(t, "CREATE O_EXCL again", e, unix.EEXIST)
+	write(t, filepath.Join(dir, "f"), "data")
+	g, _, e := c.Create(root, "f", unix.O_RDWR, 0o644)
+	if ok(t, "CREATE of what is there", e); g.Node != f.Node || g.Attr.Size != 4 {
+		t.Errorf("node %d size %d", g.Node, g.Attr.Size)
+	}
+	_, _, e = c.Create(root, "f", unix.O_RDWR|unix.O_TRUNC, 0o644)
+	if ok(t, "CREATE O_TRUNC", e); read(t, filepath.Join(dir, "f")) != "" {
+		t.Error("O_TRUNC left data")
+	}
+	// A file without write permission is written through the handle it was made with.
+	r, fh, e := c.Create(root, "r", unix.O_RDWR, 0o444)
+	ok(t, "CREATE", e)
+	_, e = c.Write(r.Node, fh, 0, []byte("x"), unix.O_RDWR, 0)
+	ok(t, "WRITE", e)
+	_, e = c.Setattr(r.Node, fstest.Set{Valid: fuse.FattrSize | fuse.FattrFH, Fh: fh, Size: 10})
+	ok(t, "SETATTR by handle", e)
+	if st := lstat(t, filepath.Join(dir, "r")); st.Size != 10 || st.Mode != unix.S_IFREG|0o444 {
+		t.Errorf("size %d mode %o", st.Size, st.Mode)
+	}
+	_, e = c.Setattr(r.Node, fstest.Set{Valid: fuse.FattrSize | fuse.FattrFH, Fh: fh + 1000, Size: 10})
+	want(t, "SETATTR by no handle", e, unix.EBADF)
+}
+
+// TestAppend: the guest's O_APPEND is applied to each write, and not to delayed
+// ones, whose offsets count.
+func TestAppend(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	f, fh, e := c.Create(root, "f", unix.O_RDWR|unix.O_APPEND, 0o644)
+	ok(t, "CREATE", e)
+	for _, w := range []struct {
+		data  string
+		flags uint32
+		write uint32
+		want  string
+	}{
+		{"one", unix.O_APPEND, 0, "one"},
+		{"two", unix.O_APPEND, 0, "onetwo"},
+		{"XX", unix.O_APPEND, fuse.WriteCache, "XXetwo"},
+		{"YY", 0, 0, "YYetwo"},
+	} {
+		_, e := c.Write(f.Node, fh, 0, []byte(w.data), w.flags, w.write)
+		ok(t, "WRITE", e)
+		if got := read(t, filepath.Join(dir, "f")); got != w.want {
+			t.Fatalf("%q, want %q", got, w.want)
+		}
+	}
+}
+
+// TestPool: what may wait is not done on the first try, and is done on the second.
+func TestPool(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	f, fh, e := c.Create(root, "f", unix.O_RDWR, 0o644)
+	ok(t, "CREATE", e)
+	g, gh, e := c.Create(root, "g", unix.O_RDWR, 0o644)
+	ok(t, "CREATE", e)
+	small, big := pattern(128<<10), pattern(128<<10+1)
+	for _, p := range []struct {
+		name   string
+		msg    []byte
+		pooled bool
+	}{
+		{"WRITE 128K", c.Message(fuse.Write, f.Node, fstest.WriteArgs(fh, 0, uint32(len(small)), 0, 0), small), false},
+		{"WRITE more", c.Message(fuse.Write, f.Node, fstest.WriteArgs(fh, 0, uint32(len(big)), 0, 0), big), true},
+		{"WRITE O_SYNC", c.Message(fuse.Write, f.Node, fstest.WriteArgs(fh, 0, 1, unix.O_SYNC, 0), []byte{1}), true},
+		{"WRITE O_DSYNC", c.Message(fuse.Write, f.Node, fstest.WriteArgs(fh, 0, 1, unix.O_DSYNC, 0), []byte{1}), true},
+		{"FSYNC", c.Message(fuse.Fsync, f.Node, fstest.U64(fh), fstest.U32(0, 0)), true},
+		{"FSYNC data", c.Message(fuse.Fsync, f.Node, fstest.U64(fh), fstest.U32(1, 0)), true},
+		{"FALLOCATE", c.Message(fuse.Fallocate, f.Node, fstest.U64(fh, 0, 1<<20), fstest.U32(unix.FALLOC_FL_KEEP_SIZE, 0)), true},
+		{"COPY_FILE_RANGE", c.Message(fuse.CopyFileRange, f.Node, fstest.U64(fh, 1, uint64(g.Node), gh, 0, 1000, 0)), true},
+		{"SYNCFS", c.Message(fuse.Syncfs, root, fstest.U64(0)), true},
+		{"GETATTR", c.Message(fuse.Getattr, f.Node, make([]byte, 16)), false},
+		{"warm READ", c.Message(fuse.Read, f.Node, fstest.ReadArgs(fh, 0, 4096)), false},
+	} {
+		reply, pooled := c.Raw(p.msg, 8192)
+		if pooled != p.pooled {
+			t.Errorf("%s: pooled %v", p.name, pooled)
+		}
+		want(t, p.name, unix.Errno(-int32(le.Uint32(reply[4:]))), 0)
+	}
+	if got := read(t, filepath.Join(dir, "g")); got != string(big[1:1001]) {
+		t.Error("COPY_FILE_RANGE copied something else")
+	}
+	b, e := c.Call(fuse.CopyFileRange64, f.Node, 8, fstest.U64(fh, 0, uint64(g.Node), gh, 0, 1<<40, 0))
+	if ok(t, "COPY_FILE_RANGE_64", e); le.Uint64(b) != uint64(len(big)) {
+		t.Errorf("copied %d", le.Uint64(b))
+	}
+	_, e = c.Call(fuse.CopyFileRange, f.Node, 8, fstest.U64(fh, 0, uint64(f.Node), gh, 0, 1, 0))
+	want(t, "COPY_FILE_RANGE to a handle of another node", e, unix.EBADF)
+}
+
+// TestColdRead: data that is not in the page cache is read in the pool.
+func TestColdRead(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	data := pattern(8 << 20)
+	path := filepath.Join(dir, "f")
+	must(t, os.WriteFile(path, data, 0o644))
+	fd, err := unix.Open(path, unix.O_RDWR, 0)
+	must(t, err)
+	defer func() { must(t, unix.Close(fd)) }()
+	must(t, unix.Fsync(fd))
+	must(t, unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED))
+	f, e := c.Lookup(root, "f")
+	ok(t, "LOOKUP", e)
+	fh, e := c.Open(f.Node, unix.O_RDONLY)
+	ok(t, "OPEN", e)
+	const size = 1 << 20
+	probe := [][]byte{make([]byte, size)}
+	_, err = unix.Preadv2(fd, probe, 4<<20, unix.RWF_NOWAIT)
+	cold := err == unix.EAGAIN
+	must(t, unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED))
+	reply, pooled := c.Raw(c.Message(fuse.Read, f.Node, fstest.ReadArgs(fh, 4<<20, size)), fuse.OutHeaderSize+size)
+	if !bytes.Equal(reply[fuse.OutHeaderSize:], data[4<<20:4<<20+size]) {
+		t.Error("READ differs")
+	}
+	if !cold {
+		t.Skip("SKIPPED: this file system keeps what it was told to drop: the pooled READ is not tested")
+	}
+	if !pooled {
+		t.Error("a READ of cold data was served at once")
+	}
+}
+
+func TestLseekFallocate(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	f, fh, e := c.Create(root, "f", unix.O_RDWR, 0o644)
+	ok(t, "CREATE", e)
+	_, e = c.Write(f.Node, fh, 1<<20, []byte("data"), 0, 0)
+	ok(t, "WRITE", e)
+	seek := func(off uint64, whence uint32) (uint64, unix.Errno) {
+		b, e := c.Call(fuse.Lseek, f.Node, 8, fstest.U64(fh, off), fstest.U32(whence, 0))
+		if e != 0 {
+			return 0, e
+		}
+		return le.Uint64(b), 0
+	}
+	pos, e := seek(0, unix.SEEK_DATA)
+	if ok(t, "SEEK_DATA", e); pos == 0 || pos > 1<<20 {
+		t.Errorf("data at %d", pos)
+	}
+	pos, e = seek(1<<20, unix.SEEK_HOLE)
+	if ok(t, "SEEK_HOLE", e); pos < 1<<20+4 {
+		t.Errorf("hole at %d", pos)
+	}
+	_, e = seek(1<<30, unix.SEEK_DATA)
+	want(t, "SEEK_DATA after the end", e, unix.ENXIO)
+	falloc := func(off, n uint64, mode uint32) unix.Errno {
+		_, e := c.Call(fuse.Fallocate, f.Node, 0, fstest.U64(fh, off, n), fstest.U32(mode, 0))
+		return e
+	}
+	ok(t, "FALLOCATE", falloc(0, 2<<20, 0))
+	if st := lstat(t, filepath.Join(dir, "f")); st.Size != 2<<20 {
+		t.Errorf("size %d", st.Size)
+	}
+	ok(t, "FALLOCATE punch", falloc(0, 2<<20, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE))
+	got, e := c.Read(f.Node, fh, 1<<20, 4)
+	if ok(t, "READ", e); !bytes.Equal(got, make([]byte, 4)) {
+		t.Errorf("READ %q in the hole", got)
+	}
+	want(t, "FALLOCATE of nothing", falloc(0, 0, 0), unix.EINVAL)
+}
+
+func TestTmpfile(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	b, e := c.Call(fuse.Tmpfile, root, fuse.EntryOutSize+fuse.OpenOutSize, fstest.U32(unix.O_RDWR, 0o640, 0, 0), fstest.Str("/"))
+	if e == unix.EOPNOTSUPP {
+		t.Skip("SKIPPED: no O_TMPFILE on this file system")
+	}
+	ok(t, "TMPFILE", e)
+	f, fh := fstest.ParseEntry(b), le.Uint64(b[fuse.EntryOutSize:])
+	if f.Attr.Nlink != 0 || f.Attr.Mode != unix.S_IFREG|0o640 {
+		t.Errorf("links %d mode %o", f.Attr.Nlink, f.Attr.Mode)
+	}
+	_, e = c.Write(f.Node, fh, 0, []byte("hello"), 0, 0)
+	ok(t, "WRITE", e)
+	_, e = c.Link(f.Node, root, "named")
+	if ok(t, "LINK", e); read(t, filepath.Join(dir, "named")) != "hello" {
+		t.Error("the linked file differs")
+	}
+}
+
+// TestUnlinked: a file whose last name is gone goes on living.
+func TestUnlinked(t *testing.T) {
+	_, c := connect(t, passthrough.Options{})
+	f, fh, e := c.Create(root, "f", unix.O_RDWR, 0o644)
+	ok(t, "CREATE", e)
+	ok(t, "UNLINK", c.Unlink(root, "f"))
+	_, e = c.Write(f.Node, fh, 0, []byte("hello"), 0, 0)
+	ok(t, "WRITE", e)
+	a, e := c.Getattr(f.Node)
+	if ok(t, "GETATTR", e); a.Size != 5 || a.Nlink != 0 {
+		t.Errorf("size %d links %d", a.Size, a.Nlink)
+	}
+	_, e = c.Setattr(f.Node, fstest.Set{Valid: fuse.FattrSize, Size: 2})
+	ok(t, "SETATTR", e)
+	got, e := c.Read(f.Node, fh, 0, 100)
+	if ok(t, "READ", e); string(got) != "he" {
+		t.Errorf("READ %q", got)
+	}
+}
+
+// TestUnserved: what is not served is ENOSYS by name, so that the guest stops asking.
+func TestUnserved(t *testing.T) {
+	_, c := connect(t, passthrough.Options{})
+	for _, op := range []fuse.Opcode{fuse.Flush, fuse.Getlk, fuse.Setlk, fuse.Setlkw, fuse.Bmap, fuse.Poll, fuse.SetupMapping, fuse.RemoveMapping} {
+		_, e := c.Call(op, root, 300, make([]byte, fuse.Row(op).In))
+		want(t, op.String(), e, unix.ENOSYS)
+	}
+	_, e := c.Call(fuse.Ioctl, root, 16, make([]byte, 32))
+	want(t, "IOCTL", e, unix.ENOTTY)
+}

@@ -1,0 +1,142 @@
+package virtiofs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs/fuse"
+)
+
+// NodeID names one inode within a session. The root is fuse.RootID; other ids
+// are the file system's own and are never given out twice.
+type NodeID uint64
+
+// Handle names one open file or directory within a session; never 0.
+type Handle uint64
+
+// File is an open file or directory together with the node the guest says it
+// belongs to. A handle of another node is EBADF.
+type File struct {
+	Node   NodeID
+	Handle Handle
+}
+
+// MaxGroups is how many supplementary groups a request can carry here.
+const MaxGroups = 32
+
+// Caller is the guest's process on whose behalf a node is created. Ids are the
+// guest's file system ids.
+type Caller struct {
+	UID, GID, PID uint32
+	Groups        []uint32 // supplementary groups that matter for this request
+}
+
+// Entry is the answer to everything that finds or makes a node; the node's
+// lookup count has risen by one.
+type Entry struct {
+	Node       NodeID
+	Generation uint64
+	Attr       fuse.Attr
+}
+
+// FS is a file system behind a Server. All names are checked already, all
+// sizes are bounded, all pointers point to scratch memory that is valid during
+// the call only. Methods are called concurrently, also for the same node or
+// handle and also for ones that do not exist: unknown nodes are ESTALE, unknown
+// handles EBADF. Every method answers with the errno the guest's process sees.
+type FS interface {
+	Volume
+	Nodes
+	Names
+	Files
+	Dirs
+	Xattrs
+}
+
+// Volume is the file system as a whole.
+type Volume interface {
+	// ReadOnly says that the server must refuse every change.
+	ReadOnly() bool
+	Statfs(n NodeID, s *unix.Statfs_t) unix.Errno
+	// Syncfs writes back the file system that holds the node.
+	Syncfs(n NodeID) unix.Errno
+	// Reset drops every handle and every node but the root.
+	Reset()
+	Close() error
+}
+
+// Nodes is what can be asked of an inode.
+type Nodes interface {
+	Lookup(parent NodeID, name Name, e *Entry) unix.Errno
+	// Forget takes count off the node's lookup count, not below zero; a node
+	// that reaches it is dropped.
+	Forget(n NodeID, count uint64)
+	Getattr(n NodeID, a *fuse.Attr) unix.Errno
+	Setattr(n NodeID, in *fuse.SetattrIn, a *fuse.Attr) unix.Errno
+	Statx(n NodeID, mask uint32, st *unix.Statx_t) unix.Errno
+	// Readlink returns the length of the target, cut off at len(buf).
+	Readlink(n NodeID, buf []byte) (int, unix.Errno)
+	Access(c *Caller, n NodeID, mask uint32) unix.Errno
+}
+
+// Names is what changes directories.
+type Names interface {
+	Mknod(c *Caller, parent NodeID, name Name, mode, rdev uint32, e *Entry) unix.Errno
+	Mkdir(c *Caller, parent NodeID, name Name, mode uint32, e *Entry) unix.Errno
+	Symlink(c *Caller, parent NodeID, name Name, target CString, e *Entry) unix.Errno
+	Link(n, parent NodeID, name Name, e *Entry) unix.Errno
+	Unlink(parent NodeID, name Name) unix.Errno
+	Rmdir(parent NodeID, name Name) unix.Errno
+	Rename(parent NodeID, name Name, newParent NodeID, newName Name, flags uint32) unix.Errno
+}
+
+// OpenFlags is how a file is to be opened: the flags of open(2), and whether
+// a truncation by O_TRUNC takes the set-user-id and set-group-id bits with it.
+type OpenFlags struct {
+	Flags       uint32
+	KillSuidgid bool
+}
+
+// WriteFlags is how data is to be written.
+type WriteFlags struct {
+	Append      bool // at the end, wherever the offset points
+	KillSuidgid bool // drop the set-user-id and set-group-id bits first
+}
+
+// Files is what can be done to open regular files.
+type Files interface {
+	Open(n NodeID, f OpenFlags) (Handle, unix.Errno)
+	Create(c *Caller, parent NodeID, name Name, mode uint32, f OpenFlags, e *Entry) (Handle, unix.Errno)
+	// Tmpfile creates a file without a name in the directory's file system.
+	Tmpfile(c *Caller, parent NodeID, mode uint32, f OpenFlags, e *Entry) (Handle, unix.Errno)
+	Release(f File) unix.Errno
+	// Read is one preadv(2): it may return less than asked. Without mayBlock
+	// it answers EAGAIN rather than wait for storage.
+	Read(f File, to []unix.Iovec, off int64, mayBlock bool) (int, unix.Errno)
+	// Write is one pwritev(2): it may write less than asked.
+	Write(f File, from []unix.Iovec, off int64, w WriteFlags) (int, unix.Errno)
+	Fsync(f File, dataOnly bool) unix.Errno
+	Fallocate(f File, mode uint32, off, n int64) unix.Errno
+	// Lseek finds data or holes: whence is SEEK_DATA or SEEK_HOLE.
+	Lseek(f File, off int64, whence uint32) (int64, unix.Errno)
+	CopyFileRange(from File, fromOff int64, to File, toOff int64, n uint64) (int, unix.Errno)
+}
+
+// Dirs is what can be done to open directories.
+type Dirs interface {
+	Opendir(n NodeID) (Handle, unix.Errno)
+	Releasedir(f File) unix.Errno
+	Fsyncdir(f File, dataOnly bool) unix.Errno
+	// Readdir adds the entries from the cookie on until d is full; it adds none
+	// at the directory's end.
+	Readdir(f File, cookie uint64, d *Dirents) unix.Errno
+}
+
+// Xattrs is the extended attributes of an inode.
+type Xattrs interface {
+	// Getxattr and Listxattr answer with the size when buf is empty and with
+	// ERANGE when it is too small.
+	Getxattr(n NodeID, name CString, buf []byte) (int, unix.Errno)
+	Listxattr(n NodeID, buf []byte) (int, unix.Errno)
+	Setxattr(n NodeID, name CString, value []byte, flags uint32) unix.Errno
+	Removexattr(n NodeID, name CString) unix.Errno
+}

@@ -1,0 +1,122 @@
+package fuse
+
+// OutHeader is fuse_out_header.
+type OutHeader struct {
+	Len    uint32 // of the whole reply, this header included
+	Error  int32  // 0 or a negative errno
+	Unique uint64
+}
+
+// Encode writes the 16 bytes.
+func (h *OutHeader) Encode(b []byte) {
+	le.PutUint32(b[0:], h.Len)
+	le.PutUint32(b[4:], uint32(h.Error))
+	le.PutUint64(b[8:], h.Unique)
+}
+
+// SetattrIn is fuse_setattr_in. Ctime is left out: only a guest with a
+// writeback cache has one to give, and no system call could set it.
+type SetattrIn struct {
+	Valid                uint32 // FattrMode and so on: which fields count
+	Fh, Size             uint64
+	Atime, Mtime         uint64 // seconds
+	AtimeNsec, MtimeNsec uint32
+	Mode, UID, GID       uint32
+}
+
+// Decode reads the 88 bytes.
+func (s *SetattrIn) Decode(b []byte) {
+	_ = b[87]
+	s.Valid, s.Fh, s.Size = le.Uint32(b[0:]), le.Uint64(b[8:]), le.Uint64(b[16:])
+	s.Atime, s.Mtime = le.Uint64(b[32:]), le.Uint64(b[40:])
+	s.AtimeNsec, s.MtimeNsec = le.Uint32(b[56:]), le.Uint32(b[60:])
+	s.Mode, s.UID, s.GID = le.Uint32(b[68:]), le.Uint32(b[76:]), le.Uint32(b[80:])
+}
+
+// MknodIn is fuse_mknod_in without the umask (see CreateIn).
+type MknodIn struct {
+	Mode uint32
+	Rdev uint32 // Linux's new_encode_dev
+}
+
+// Decode reads the 16 bytes.
+func (m *MknodIn) Decode(b []byte) { m.Mode, m.Rdev = le.Uint32(b[0:]), le.Uint32(b[4:]) }
+
+// ReadIn is fuse_read_in, of READ, READDIR and READDIRPLUS.
+type ReadIn struct {
+	Fh, Offset uint64
+	Size       uint32
+	Flags      uint32 // of open(2), as they are now
+}
+
+// Decode reads the 40 bytes.
+func (r *ReadIn) Decode(b []byte) {
+	r.Fh, r.Offset, r.Size = le.Uint64(b[0:]), le.Uint64(b[8:]), le.Uint32(b[16:])
+	r.Flags = le.Uint32(b[32:])
+}
+
+// WriteIn is fuse_write_in.
+type WriteIn struct {
+	Fh, Offset uint64
+	Size       uint32
+	WriteFlags uint32 // WriteCache, WriteKillSuidgid
+	Flags      uint32 // of open(2), as they are now
+}
+
+// Decode reads the 40 bytes.
+func (w *WriteIn) Decode(b []byte) {
+	w.Fh, w.Offset, w.Size = le.Uint64(b[0:]), le.Uint64(b[8:]), le.Uint32(b[16:])
+	w.WriteFlags, w.Flags = le.Uint32(b[20:]), le.Uint32(b[32:])
+}
+
+// FallocateIn is fuse_fallocate_in.
+type FallocateIn struct {
+	Fh, Offset, Length uint64
+	Mode               uint32 // FALLOC_FL_*
+}
+
+// Decode reads the 32 bytes.
+func (f *FallocateIn) Decode(b []byte) {
+	f.Fh, f.Offset, f.Length, f.Mode = le.Uint64(b[0:]), le.Uint64(b[8:]), le.Uint64(b[16:]), le.Uint32(b[24:])
+}
+
+// StatfsOut is fuse_statfs_out (fuse_kstatfs); counts of blocks are in units of
+// FragmentSize.
+type StatfsOut struct {
+	Blocks, BlocksFree, BlocksAvailable uint64
+	Files, FilesFree                    uint64
+	BlockSize, NameLength, FragmentSize uint32
+}
+
+// Encode writes the 80 bytes.
+func (s *StatfsOut) Encode(b []byte) {
+	clear(b[:80])
+	le.PutUint64(b[0:], s.Blocks)
+	le.PutUint64(b[8:], s.BlocksFree)
+	le.PutUint64(b[16:], s.BlocksAvailable)
+	le.PutUint64(b[24:], s.Files)
+	le.PutUint64(b[32:], s.FilesFree)
+	le.PutUint32(b[40:], s.BlockSize)
+	le.PutUint32(b[44:], s.NameLength)
+	le.PutUint32(b[48:], s.FragmentSize)
+}
+
+// ReleaseFH reads the file handle that begins fuse_release_in, fuse_fsync_in
+// and fuse_flush_in.
+func ReleaseFH(b []byte) uint64 { return le.Uint64(b) }
+
+// FsyncFlags reads the flags of fuse_fsync_in: FsyncDatasync.
+func FsyncFlags(b []byte) uint32 { return le.Uint32(b[8:]) }
+
+// Word32 and Word64 read the i-th 32- or 64-bit word of arguments that are
+// nothing but such words (fuse_mkdir_in, fuse_link_in, fuse_forget_in, ...).
+func Word32(b []byte, i int) uint32 { return le.Uint32(b[4*i:]) }
+
+// Word64 is described at Word32.
+func Word64(b []byte, i int) uint64 { return le.Uint64(b[8*i:]) }
+
+// PutWord32 writes the i-th 32-bit word of a reply, as Word32 reads one.
+func PutWord32(b []byte, i int, v uint32) { le.PutUint32(b[4*i:], v) }
+
+// PutWord64 is PutWord32 for 64 bits.
+func PutWord64(b []byte, i int, v uint64) { le.PutUint64(b[8*i:], v) }

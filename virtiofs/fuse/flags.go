@@ -1,0 +1,70 @@
+package fuse
+
+// The protocol version this package speaks (fuse.h FUSE_KERNEL_VERSION and
+// FUSE_KERNEL_MINOR_VERSION), and the oldest minor whose structures it knows.
+const (
+	Major    = 7
+	Minor    = 45
+	MinMinor = 27
+)
+
+// RootID is the node id of the root of the file system (FUSE_ROOT_ID).
+const RootID = 1
+
+// INIT flags, bits 0-31 in init.flags and 32-63 in init.flags2.
+const (
+	AsyncRead         uint64 = 1 << 0
+	AtomicOTrunc      uint64 = 1 << 3
+	BigWrites         uint64 = 1 << 5
+	HasIoctlDir       uint64 = 1 << 11
+	AutoInvalData     uint64 = 1 << 12
+	DoReaddirplus     uint64 = 1 << 13
+	ReaddirplusAuto   uint64 = 1 << 14
+	AsyncDIO          uint64 = 1 << 15
+	WritebackCache    uint64 = 1 << 16
+	ParallelDirops    uint64 = 1 << 18
+	MaxPages          uint64 = 1 << 22
+	CacheSymlinks     uint64 = 1 << 23
+	ExplicitInvalData uint64 = 1 << 25
+	Submounts         uint64 = 1 << 27
+	HandleKillprivV2  uint64 = 1 << 28
+	SetxattrExt       uint64 = 1 << 29
+	InitExt           uint64 = 1 << 30
+	CreateSuppGroup   uint64 = 1 << 34
+	DirectIOAllowMmap uint64 = 1 << 36
+)
+
+// Flags of the replies to OPEN, CREATE and OPENDIR (FOPEN_*).
+const (
+	OpenDirectIO  uint32 = 1 << 0
+	OpenKeepCache uint32 = 1 << 1
+	OpenCacheDir  uint32 = 1 << 3
+	OpenNoFlush   uint32 = 1 << 5
+)
+
+// Flags of single requests.
+const (
+	AttrSubmount     uint32 = 1 << 0 // attr.flags: the directory is the root of another file system
+	OpenKillSuidgid  uint32 = 1 << 0 // open_in.open_flags, create_in.open_flags
+	WriteCache       uint32 = 1 << 0 // write_in.write_flags: delayed, from the guest's page cache
+	WriteKillSuidgid uint32 = 1 << 2 // write_in.write_flags
+	FsyncDatasync    uint32 = 1 << 0 // fsync_in.fsync_flags
+)
+
+// SETATTR valid bits (FATTR_*).
+const (
+	FattrMode        uint32 = 1 << 0
+	FattrUID         uint32 = 1 << 1
+	FattrGID         uint32 = 1 << 2
+	FattrSize        uint32 = 1 << 3
+	FattrAtime       uint32 = 1 << 4
+	FattrMtime       uint32 = 1 << 5
+	FattrFH          uint32 = 1 << 6
+	FattrAtimeNow    uint32 = 1 << 7
+	FattrMtimeNow    uint32 = 1 << 8
+	FattrKillSuidgid uint32 = 1 << 11
+)
+
+// ExtGroups is the extension type of the caller's supplementary groups
+// (FUSE_EXT_GROUPS). Types below it are the count of a security context block.
+const ExtGroups = 32

@@ -1,0 +1,178 @@
+package virtiofs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs/fuse"
+)
+
+func (s *Server) opOpen(r *Request) unix.Errno {
+	var in fuse.OpenIn
+	in.Decode(r.fixed[:])
+	h, e := s.fs.Open(r.node(), OpenFlags{
+		Flags:       in.Flags,
+		KillSuidgid: in.OpenFlags&fuse.OpenKillSuidgid != 0,
+	})
+	if e == 0 {
+		fuse.EncodeOpenOut(r.take(fuse.OpenOutSize), uint64(h), s.policy.OpenFlags)
+	}
+	return e
+}
+
+func (s *Server) opCreate(r *Request) unix.Errno {
+	mode, f := createArgs(r)
+	h, e := s.fs.Create(&r.caller, r.node(), r.name(0), mode, f, &r.entry)
+	return s.createReply(r, h, e)
+}
+
+func (s *Server) opTmpfile(r *Request) unix.Errno {
+	mode, f := createArgs(r)
+	h, e := s.fs.Tmpfile(&r.caller, r.node(), mode, f, &r.entry)
+	return s.createReply(r, h, e)
+}
+
+func createArgs(r *Request) (mode uint32, f OpenFlags) {
+	var in fuse.CreateIn
+	in.Decode(r.fixed[:])
+	return in.Mode, OpenFlags{Flags: in.Flags, KillSuidgid: in.OpenFlags&fuse.OpenKillSuidgid != 0}
+}
+
+func (s *Server) createReply(r *Request, h Handle, e unix.Errno) unix.Errno {
+	if e == 0 {
+		b := r.take(fuse.EntryOutSize + fuse.OpenOutSize)
+		encodeEntry(b, &s.policy, &r.entry)
+		fuse.EncodeOpenOut(b[fuse.EntryOutSize:], uint64(h), s.policy.OpenFlags)
+	}
+	return e
+}
+
+func (s *Server) opRelease(r *Request) unix.Errno { return s.fs.Release(r.file()) }
+
+// opRead lets the host's kernel write into guest memory. A short answer means
+// end of file to the guest, so it reads on until the buffer is full or the file
+// has ended.
+func (s *Server) opRead(r *Request) unix.Errno {
+	var in fuse.ReadIn
+	in.Decode(r.fixed[:])
+	off, e := offset(in.Offset)
+	if e != 0 {
+		return e
+	}
+	if in.Size > MaxIO || int(in.Size) > r.out.Len()-fuse.OutHeaderSize || r.out.Skip(fuse.OutHeaderSize) != nil {
+		return unix.EINVAL
+	}
+	for r.data < in.Size {
+		n, e := s.fs.Read(r.file(), r.out.Rest(in.Size-r.data), off+int64(r.data), r.MayBlock)
+		if e != 0 {
+			return e
+		}
+		if n <= 0 {
+			break
+		}
+		r.data += uint32(n)
+		if r.data < in.Size && r.out.Skip(n) != nil {
+			return unix.EIO
+		}
+	}
+	return 0
+}
+
+// opWrite lets the host's kernel read guest memory. What fails half way answers
+// with what was written.
+func (s *Server) opWrite(r *Request) unix.Errno {
+	var in fuse.WriteIn
+	in.Decode(r.fixed[:])
+	off, e := offset(in.Offset)
+	if e != 0 {
+		return e
+	}
+	if in.Size > MaxIO || int(in.Size) > r.rest {
+		return unix.EINVAL
+	}
+	if !r.MayBlock && (in.Size > inlineIO || in.Flags&(unix.O_SYNC|unix.O_DSYNC) != 0) {
+		return unix.EAGAIN
+	}
+	f := WriteFlags{
+		// A delayed write comes from the guest's page cache through any of the
+		// node's handles: its offset is right and its flags mean nothing.
+		Append:      in.Flags&unix.O_APPEND != 0 && in.WriteFlags&fuse.WriteCache == 0,
+		KillSuidgid: in.WriteFlags&fuse.WriteKillSuidgid != 0,
+	}
+	var done uint32
+	for done < in.Size {
+		n, e := s.fs.Write(r.file(), r.in.Rest(in.Size-done), off+int64(done), f)
+		if e != 0 && done == 0 {
+			return e
+		}
+		if e != 0 || n <= 0 {
+			break
+		}
+		done += uint32(n)
+		if done < in.Size && r.in.Skip(n) != nil {
+			break
+		}
+	}
+	b := r.take(int(r.row.Out))
+	fuse.PutWord32(b, 0, done)
+	fuse.PutWord32(b, 1, 0)
+	return 0
+}
+
+func (s *Server) opFsync(r *Request) unix.Errno {
+	return s.fs.Fsync(r.file(), fuse.FsyncFlags(r.fixed[:])&fuse.FsyncDatasync != 0)
+}
+
+func (s *Server) opFallocate(r *Request) unix.Errno {
+	var in fuse.FallocateIn
+	in.Decode(r.fixed[:])
+	off, e := offset(in.Offset)
+	if e != 0 {
+		return e
+	}
+	n, e := offset(in.Length)
+	if e != 0 {
+		return e
+	}
+	return s.fs.Fallocate(r.file(), in.Mode, off, n)
+}
+
+// opLseek serves the two questions that only the host can answer; the guest
+// keeps file positions itself.
+func (s *Server) opLseek(r *Request) unix.Errno {
+	var in fuse.LseekIn
+	in.Decode(r.fixed[:])
+	off, e := offset(in.Offset)
+	if e != 0 || in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return unix.EINVAL
+	}
+	pos, e := s.fs.Lseek(r.file(), off, in.Whence)
+	if e == 0 {
+		fuse.PutWord64(r.take(int(r.row.Out)), 0, uint64(pos))
+	}
+	return e
+}
+
+// opCopyFileRange serves both opcodes: the 32-bit one answers with the low word
+// and padding, and is bounded so that nothing is lost in it.
+func (s *Server) opCopyFileRange(r *Request) unix.Errno {
+	var in fuse.CopyFileRangeIn
+	in.Decode(r.fixed[:])
+	from, e := offset(in.OffIn)
+	if e != 0 {
+		return e
+	}
+	to, e := offset(in.OffOut)
+	if e != 0 || in.CopyFlags != 0 {
+		return unix.EINVAL
+	}
+	dst := File{Node: NodeID(in.NodeIDOut), Handle: Handle(in.FHOut)}
+	n, e := s.fs.CopyFileRange(r.file(), from, dst, to, min(in.Len, maxCopy))
+	if e == 0 {
+		fuse.PutWord64(r.take(int(r.row.Out)), 0, uint64(n))
+	}
+	return e
+}
+
+// maxCopy is how many bytes one COPY_FILE_RANGE copies at most: a guest asks
+// again for the rest, and a pool's thread is not held for minutes.
+const maxCopy = 64 << 20

@@ -1,0 +1,101 @@
+package virtiofs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs/fuse"
+)
+
+func (s *Server) opLookup(r *Request) unix.Errno {
+	e := s.fs.Lookup(r.node(), r.name(0), &r.entry)
+	if e == unix.ENOENT && s.policy.Negative > 0 {
+		// Node 0 is "no such name, and remember that": ENOENT would be asked again.
+		r.entry = Entry{}
+		out := fuse.EntryOut{EntryValid: timeout(s.policy.Negative)}
+		out.Encode(r.take(fuse.EntryOutSize), &r.entry.Attr)
+		return 0
+	}
+	return s.entryReply(r, e)
+}
+
+func (s *Server) opForget(r *Request) unix.Errno {
+	s.fs.Forget(r.node(), fuse.Word64(r.fixed[:], 0))
+	return 0
+}
+
+// opBatchForget trusts the bytes that are there, not the count.
+func (s *Server) opBatchForget(r *Request) unix.Errno {
+	n := min(int(fuse.Word32(r.fixed[:], 0)), r.rest/fuse.ForgetOneSize)
+	one := r.fixed[8 : 8+fuse.ForgetOneSize]
+	for ; n > 0; n-- {
+		if r.in.Copy(one) != nil {
+			return unix.EIO
+		}
+		s.fs.Forget(NodeID(fuse.Word64(one, 0)), fuse.Word64(one, 1))
+	}
+	return 0
+}
+
+// opGetattr ignores the file handle that may come along: the node is as good,
+// also after the file's last name is gone.
+func (s *Server) opGetattr(r *Request) unix.Errno {
+	return s.attrReply(r, s.fs.Getattr(r.node(), &r.attr))
+}
+
+func (s *Server) opSetattr(r *Request) unix.Errno {
+	r.setin.Decode(r.fixed[:])
+	if _, e := offset(r.setin.Size); e != 0 && r.setin.Valid&fuse.FattrSize != 0 {
+		return e
+	}
+	return s.attrReply(r, s.fs.Setattr(r.node(), &r.setin, &r.attr))
+}
+
+func (s *Server) opStatx(r *Request) unix.Errno {
+	var in fuse.StatxIn
+	in.Decode(r.fixed[:])
+	if e := s.fs.Statx(r.node(), in.Mask, &r.statx); e != 0 {
+		return e
+	}
+	fuse.EncodeStatxOut(r.take(fuse.StatxOutSize), timeout(s.policy.AttrValid), &r.statx)
+	return 0
+}
+
+func (s *Server) opReadlink(r *Request) unix.Errno {
+	n, e := s.fs.Readlink(r.node(), r.buffer(maxTarget+1))
+	r.body = n
+	return e
+}
+
+func (s *Server) opAccess(r *Request) unix.Errno {
+	r.caller = Caller{UID: r.hdr.UID, GID: r.hdr.GID, PID: r.hdr.PID}
+	return s.fs.Access(&r.caller, r.node(), fuse.Word32(r.fixed[:], 0))
+}
+
+func (s *Server) opStatfs(r *Request) unix.Errno {
+	st := &r.statfs
+	if e := s.fs.Statfs(r.node(), st); e != 0 {
+		return e
+	}
+	out := fuse.StatfsOut{
+		Blocks:          st.Blocks,
+		BlocksFree:      st.Bfree,
+		BlocksAvailable: st.Bavail,
+		Files:           st.Files,
+		FilesFree:       st.Ffree,
+		BlockSize:       uint32(st.Bsize),
+		NameLength:      maxName,
+		FragmentSize:    uint32(st.Frsize),
+	}
+	out.Encode(r.take(int(r.row.Out)))
+	return 0
+}
+
+func (s *Server) opSyncfs(r *Request) unix.Errno { return s.fs.Syncfs(r.node()) }
+
+// opInterrupt ignores the request: what may wait is on its way in the pool and
+// ends by itself, and a guest on virtio-fs sends none.
+func (s *Server) opInterrupt(*Request) unix.Errno { return 0 }
+
+// opIoctl knows no commands yet; ENOTTY is "not this one", ENOSYS would be no
+// different to Linux but wrong in ioctl(2)'s terms.
+func (s *Server) opIoctl(*Request) unix.Errno { return unix.ENOTTY }

@@ -1,0 +1,252 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs"
+	"tenon/virtiofs/fuse"
+)
+
+// encodeDev is Linux's new_encode_dev: 12 bits of major, 20 of minor.
+func encodeDev(major, minor uint32) uint32 {
+	return minor&0xff | major&0xfff<<8 | minor&^0xff<<12
+}
+
+func fillEntry(e *virtiofs.Entry, id virtiofs.NodeID, submount bool, st *unix.Statx_t) {
+	e.Node, e.Generation = id, 0
+	e.Attr = fuse.Attr{
+		Ino: st.Ino, Size: st.Size, Blocks: st.Blocks,
+		Atime: uint64(st.Atime.Sec), Mtime: uint64(st.Mtime.Sec), Ctime: uint64(st.Ctime.Sec),
+		AtimeNsec: st.Atime.Nsec, MtimeNsec: st.Mtime.Nsec, CtimeNsec: st.Ctime.Nsec,
+		Mode: uint32(st.Mode), Nlink: st.Nlink, UID: st.Uid, GID: st.Gid,
+		Rdev:    encodeDev(st.Rdev_major, st.Rdev_minor),
+		Blksize: st.Blksize,
+	}
+	if submount {
+		e.Attr.Flags = fuse.AttrSubmount
+	}
+}
+
+// Getattr implements virtiofs.Nodes.
+func (f *FS) Getattr(id virtiofs.NodeID, a *fuse.Attr) unix.Errno {
+	n := f.inodes.pin(id)
+	if n == nil {
+		return unix.ESTALE
+	}
+	e := f.attr(n, a)
+	f.inodes.unpin(n)
+	return e
+}
+
+// attr is by fstat(2), which costs less than statx(2) on a descriptor.
+func (f *FS) attr(n *inode, a *fuse.Attr) unix.Errno {
+	var st unix.Stat_t
+	if e := fstat(n.fd(), &st); e != 0 {
+		return e
+	}
+	*a = fuse.Attr{
+		Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks),
+		Atime: uint64(st.Atim.Sec), Mtime: uint64(st.Mtim.Sec), Ctime: uint64(st.Ctim.Sec),
+		AtimeNsec: uint32(st.Atim.Nsec), MtimeNsec: uint32(st.Mtim.Nsec), CtimeNsec: uint32(st.Ctim.Nsec),
+		Mode: st.Mode, Nlink: uint32(st.Nlink), UID: st.Uid, GID: st.Gid,
+		Rdev:    encodeDev(unix.Major(st.Rdev), unix.Minor(st.Rdev)),
+		Blksize: uint32(st.Blksize),
+	}
+	if n.graft {
+		disguise(a)
+	}
+	return 0
+}
+
+// Statx implements virtiofs.Nodes.
+func (f *FS) Statx(id virtiofs.NodeID, mask uint32, st *unix.Statx_t) unix.Errno {
+	n := f.inodes.pin(id)
+	if n == nil {
+		return unix.ESTALE
+	}
+	defer f.inodes.unpin(n)
+	var empty byte
+	e := statx(n.fd(), &empty, unix.AT_EMPTY_PATH, mask&(unix.STATX_BASIC_STATS|unix.STATX_BTIME), st)
+	if n.graft {
+		st.Mode, st.Uid, st.Gid, st.Nlink = graftMode, 0, 0, 1
+	}
+	return e
+}
+
+// Readlink implements virtiofs.Nodes.
+func (f *FS) Readlink(id virtiofs.NodeID, buf []byte) (int, unix.Errno) {
+	n := f.inodes.pin(id)
+	if n == nil {
+		return 0, unix.ESTALE
+	}
+	defer f.inodes.unpin(n)
+	if n.typ != unix.S_IFLNK || len(buf) == 0 {
+		return 0, unix.EINVAL
+	}
+	var empty byte
+	return readlinkat(n.fd(), &empty, buf)
+}
+
+// pinForChange is inodes.pin for what changes the node itself.
+func (f *FS) pinForChange(id virtiofs.NodeID) (*inode, unix.Errno) {
+	n := f.inodes.pin(id)
+	switch {
+	case n == nil:
+		return nil, unix.ESTALE
+	case n.graft:
+		return nil, unix.EROFS
+	}
+	return n, 0
+}
+
+// Setattr implements virtiofs.Nodes. The owner goes first: changing it clears
+// the set-id bits that a mode in the same request may ask for.
+func (f *FS) Setattr(id virtiofs.NodeID, in *fuse.SetattrIn, a *fuse.Attr) unix.Errno {
+	n, e := f.pinForChange(id)
+	if e != 0 {
+		return e
+	}
+	defer f.inodes.unpin(n)
+	if e := f.chown(n, in); e != 0 {
+		return e
+	}
+	if e := f.chmod(n, in); e != 0 {
+		return e
+	}
+	if in.Valid&fuse.FattrSize != 0 {
+		if e := f.truncate(n, in); e != 0 {
+			return e
+		}
+	}
+	if e := f.utimens(n, in); e != 0 {
+		return e
+	}
+	return f.attr(n, a)
+}
+
+func (f *FS) chown(n *inode, in *fuse.SetattrIn) unix.Errno {
+	if in.Valid&(fuse.FattrUID|fuse.FattrGID) == 0 {
+		return 0
+	}
+	uid, gid := ^uint32(0), ^uint32(0) // -1: leave it
+	if in.Valid&fuse.FattrUID != 0 {
+		uid = in.UID
+	}
+	if in.Valid&fuse.FattrGID != 0 {
+		gid = in.GID
+	}
+	var empty byte
+	return fchownat(n.fd(), &empty, uid, gid, unix.AT_EMPTY_PATH)
+}
+
+// chmod goes through /proc, as fchmod(2) refuses O_PATH descriptors.
+func (f *FS) chmod(n *inode, in *fuse.SetattrIn) unix.Errno {
+	if in.Valid&fuse.FattrMode == 0 {
+		return 0
+	}
+	var path fdPath
+	return fchmodat(f.proc, path.relative(n.fd()), in.Mode&0o7777)
+}
+
+// truncate uses the guest's own open file where it names one: the permission to
+// write was checked when that was opened, and the mode may forbid it by now.
+func (f *FS) truncate(n *inode, in *fuse.SetattrIn) unix.Errno {
+	if n.typ == unix.S_IFDIR {
+		return unix.EISDIR
+	}
+	fd := -1
+	if in.Valid&fuse.FattrFH != 0 {
+		h, e := f.handles.pin(virtiofs.File{Node: n.id, Handle: virtiofs.Handle(in.Fh)}, false)
+		if e != 0 {
+			return e
+		}
+		defer f.handles.unpin(h)
+		fd = h.fd
+	} else {
+		opened, e := f.reopen(n, unix.O_WRONLY)
+		if e != 0 {
+			return e
+		}
+		defer closeFD(opened)
+		fd = opened
+	}
+	if in.Valid&fuse.FattrKillSuidgid != 0 {
+		if e := f.killSuidgid(fd); e != 0 {
+			return e
+		}
+	}
+	return ftruncate(fd, int64(in.Size))
+}
+
+// killSuidgid does what the kernel does by itself when a process without
+// CAP_FSETID changes a file, and what it leaves undone because this process has
+// the capability. It drops security.capability in either case.
+func (f *FS) killSuidgid(fd int) unix.Errno {
+	if !f.ids.root() {
+		return 0
+	}
+	var st unix.Stat_t
+	if e := fstat(fd, &st); e != 0 {
+		return e
+	}
+	mode := st.Mode &^ unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	if mode == st.Mode || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0
+	}
+	return fchmod(fd, mode&0o7777)
+}
+
+func (f *FS) utimens(n *inode, in *fuse.SetattrIn) unix.Errno {
+	if in.Valid&(fuse.FattrAtime|fuse.FattrMtime) == 0 {
+		return 0
+	}
+	ts := [2]unix.Timespec{
+		timespec(in.Valid, fuse.FattrAtime, fuse.FattrAtimeNow, in.Atime, in.AtimeNsec),
+		timespec(in.Valid, fuse.FattrMtime, fuse.FattrMtimeNow, in.Mtime, in.MtimeNsec),
+	}
+	var path fdPath
+	return utimensat(f.proc, path.relative(n.fd()), &ts)
+}
+
+// timespec is one of utimensat's two times.
+func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
+	switch {
+	case valid&set == 0:
+		return unix.Timespec{Nsec: unix.UTIME_OMIT}
+	case valid&now != 0:
+		return unix.Timespec{Nsec: unix.UTIME_NOW}
+	}
+	return unix.Timespec{Sec: int64(sec), Nsec: int64(nsec)}
+}
+
+// Access implements virtiofs.Nodes. access(2) would answer for this process, so
+// the mode is read for the guest's caller. Linux never asks: it checks by the
+// attributes itself.
+func (f *FS) Access(c *virtiofs.Caller, id virtiofs.NodeID, mask uint32) unix.Errno {
+	var a fuse.Attr
+	if e := f.Getattr(id, &a); e != 0 {
+		return e
+	}
+	if mask&^(unix.R_OK|unix.W_OK|unix.X_OK) != 0 {
+		return unix.EINVAL
+	}
+	bits := a.Mode
+	switch {
+	case c.UID == 0:
+		bits = unix.R_OK | unix.W_OK
+		if a.Mode&0o111 != 0 || a.Mode&unix.S_IFMT == unix.S_IFDIR {
+			bits |= unix.X_OK
+		}
+	case c.UID == a.UID:
+		bits >>= 6
+	case c.GID == a.GID:
+		bits >>= 3
+	}
+	if mask&^bits != 0 {
+		return unix.EACCES
+	}
+	return 0
+}

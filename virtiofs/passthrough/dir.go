@@ -1,0 +1,163 @@
+package passthrough
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs"
+)
+
+// Opendir implements virtiofs.Dirs.
+func (f *FS) Opendir(id virtiofs.NodeID) (virtiofs.Handle, unix.Errno) {
+	n := f.inodes.pin(id)
+	if n == nil {
+		return 0, unix.ESTALE
+	}
+	defer f.inodes.unpin(n)
+	if n.typ != unix.S_IFDIR {
+		return 0, unix.ENOTDIR
+	}
+	if !f.budget.take() {
+		return 0, unix.ENFILE
+	}
+	fd, e := f.reopen(n, unix.O_RDONLY|unix.O_DIRECTORY)
+	if e != 0 {
+		f.budget.give()
+		return 0, e
+	}
+	return f.handles.add(fd, id, true), 0
+}
+
+// Releasedir implements virtiofs.Dirs.
+func (f *FS) Releasedir(file virtiofs.File) unix.Errno { return f.handles.drop(file, true) }
+
+// Fsyncdir implements virtiofs.Dirs.
+func (f *FS) Fsyncdir(file virtiofs.File, dataOnly bool) unix.Errno {
+	return f.sync(file, true, dataOnly)
+}
+
+// Layout of struct linux_dirent64 (getdents64(2)).
+const (
+	direntOff    = 8
+	direntReclen = 16
+	direntType   = 18
+	direntName   = 19
+	direntMax    = (direntName + 255 + 1 + 7) &^ 7
+)
+
+// Readdir implements virtiofs.Dirs. Nothing is kept between calls but the
+// descriptor's position: entries that were read and did not fit are read again
+// from their cookie. So a guest's open directories cost the host no buffers.
+func (f *FS) Readdir(file virtiofs.File, cookie uint64, d *virtiofs.Dirents) unix.Errno {
+	h, e := f.handles.pin(file, true)
+	if e != 0 {
+		return e
+	}
+	defer f.handles.unpin(h)
+	n := f.inodes.pin(file.Node)
+	if n == nil {
+		return unix.ESTALE
+	}
+	defer f.inodes.unpin(n)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e := h.seek(cookie); e != 0 {
+		return e
+	}
+	first := true
+	for {
+		size, e := getdents(h.fd, d.Scratch[:direntChunk(d)])
+		if e != 0 || size == 0 {
+			return e
+		}
+		full, e := f.fill(n, h, d, d.Scratch[:size])
+		if full || e != 0 {
+			h.pos = noPosition // the descriptor is past entries the guest has not got
+			if first && d.Empty() && e == 0 {
+				return unix.EINVAL // no room for even one entry, as getdents(2)
+			}
+			return e
+		}
+		if !d.Fits(1) {
+			return 0
+		}
+		first = false
+	}
+}
+
+// direntChunk is how much to read so that most of it fits into the reply.
+func direntChunk(d *virtiofs.Dirents) int {
+	n := d.Room()
+	if d.Plus {
+		n /= 4 // an entry with attributes is four to six times as long
+	}
+	return min(max(n, 2*direntMax), len(d.Scratch))
+}
+
+// seek takes the directory to the cookie. h.mu is held.
+func (h *handle) seek(cookie uint64) unix.Errno {
+	if cookie > math.MaxInt64 {
+		return unix.EINVAL
+	}
+	if h.pos == int64(cookie) {
+		return 0
+	}
+	if _, e := lseek(h.fd, int64(cookie), unix.SEEK_SET); e != 0 {
+		return e
+	}
+	h.pos = int64(cookie)
+	return 0
+}
+
+// fill adds the entries in buf to the reply as far as they fit. h.mu is held.
+func (f *FS) fill(n *inode, h *handle, d *virtiofs.Dirents, buf []byte) (full bool, e unix.Errno) {
+	for len(buf) > direntName {
+		reclen := int(binary.NativeEndian.Uint16(buf[direntReclen:]))
+		if reclen <= direntName || reclen > len(buf) {
+			return false, unix.EIO
+		}
+		rec := buf[:reclen]
+		buf = buf[reclen:]
+		end := bytes.IndexByte(rec[direntName:], 0)
+		if end <= 0 {
+			return false, unix.EIO
+		}
+		name := rec[direntName : direntName+end]
+		if !d.Fits(len(name)) {
+			return true, 0
+		}
+		next := binary.NativeEndian.Uint64(rec[direntOff:])
+		f.add(n, d, rec, name, next)
+		h.pos = int64(next)
+	}
+	return false, 0
+}
+
+// add adds one entry. With attributes, one that is gone meanwhile is left out,
+// and one whose attributes cannot be had is listed without; "." and ".." have
+// no node of their own, so no lookup is counted for them.
+func (f *FS) add(n *inode, d *virtiofs.Dirents, rec, name []byte, next uint64) {
+	ino, typ := binary.NativeEndian.Uint64(rec), uint32(rec[direntType])
+	if d.Plus && string(name) != "." && string(name) != ".." {
+		e := f.listed(n, name, &d.Entry)
+		if e == 0 {
+			d.AddPlus(next, d.Entry.Attr.Mode>>12, name)
+			return
+		}
+		if e == unix.ENOENT {
+			return
+		}
+	}
+	d.Add(ino, next, typ, name)
+}
+
+// listed is Lookup of a name that getdents has returned, NUL and all.
+func (f *FS) listed(n *inode, name []byte, e *virtiofs.Entry) unix.Errno {
+	if g := f.grafted(n, name); g != nil {
+		return f.graftEntry(g, e)
+	}
+	return f.child(n, &name[0], e)
+}

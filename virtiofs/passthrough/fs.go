@@ -1,0 +1,157 @@
+// Package passthrough is a host directory as a virtiofs.FS: inodes are O_PATH
+// descriptors, open files are ordinary ones, and every operation is the system
+// call of the same name on them.
+//
+// A guest stays inside the directory for two independent reasons: names are one
+// checked component each (virtiofs.Name), and whatever is opened by name is
+// opened by openat2(2) beneath its parent's descriptor without following
+// symbolic links. Only regular files and directories are ever opened for I/O.
+//
+// The process's umask must be 0 (the guest has applied its own), which is the
+// machine's to set, once: the umask belongs to all threads. /proc must be
+// mounted.
+package passthrough
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs"
+)
+
+// Options is how a directory is shared.
+type Options struct {
+	ReadOnly bool    // every change is EROFS
+	Devices  bool    // MKNOD may make character and block devices, where the host lets it
+	Grafts   []Graft // files shown at the root that are not in the directory
+	Budget   *Budget // shared by all shares of the process; nil: New makes one
+}
+
+// Graft is a host file shown to the guest as a read-only, executable regular
+// file under a name in the share's root. It hides a file of that name; READDIR
+// does not list it. This is how a guest finds its init without an initrd.
+type Graft struct {
+	Name string // one path component
+	File string // path on the host
+}
+
+// FS is a shared directory. It is safe for concurrent use.
+type FS struct {
+	options Options
+	budget  *Budget
+	proc    int // O_PATH descriptor of procRoot
+	inodes  inodes
+	handles handles
+	grafts  []graft
+	ids     identity
+}
+
+var _ virtiofs.FS = (*FS)(nil)
+
+// New shares the directory. The error names the directory, or the file of a
+// graft, and what to do about it.
+func New(dir string, o Options) (*FS, error) {
+	f := &FS{options: o, budget: o.Budget, proc: -1, ids: currentIdentity()}
+	if f.budget == nil {
+		b, err := NewBudget()
+		if err != nil {
+			return nil, err
+		}
+		f.budget = b
+	}
+	if err := f.open(dir); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *FS) open(dir string) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("sharing directory %q: %w (%s)", dir, err, remedy(err))
+	}
+	root := &inode{path: fd, typ: unix.S_IFDIR}
+	f.inodes.init(f.budget, root)
+	f.handles.init(f.budget)
+	var empty byte
+	var st unix.Statx_t
+	if e := statx(fd, &empty, unix.AT_EMPTY_PATH, statxMask, &st); e != 0 {
+		return fmt.Errorf("sharing directory %q: statx: %w (Linux 5.8 or later is needed)", dir, e)
+	}
+	root.key = keyOf(&st)
+	if f.proc, err = unix.Open(procRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		f.proc = -1
+		return fmt.Errorf("sharing directory %q: opening %s: %w (mount /proc)", dir, procRoot, err)
+	}
+	probe, e := openBeneath(fd, &[]byte(".\x00")[0], unix.O_PATH, 0)
+	if e != 0 {
+		return fmt.Errorf("sharing directory %q: openat2: %w (Linux 5.6 or later, and search permission, are needed)", dir, e)
+	}
+	closeFD(probe)
+	return f.graftAll(f.options.Grafts)
+}
+
+func remedy(err error) string {
+	switch {
+	case os.IsNotExist(err):
+		return "create it or name another"
+	case os.IsPermission(err):
+		return "run as a user that may reach it"
+	case err == unix.ENOTDIR:
+		return "name a directory"
+	}
+	return "check the path"
+}
+
+// ReadOnly implements virtiofs.Volume.
+func (f *FS) ReadOnly() bool { return f.options.ReadOnly }
+
+// Reset implements virtiofs.Volume.
+func (f *FS) Reset() {
+	f.handles.reset()
+	f.inodes.reset()
+}
+
+// Close drops everything, the root included. No call may be under way or follow.
+func (f *FS) Close() error {
+	f.Reset()
+	for _, n := range f.inodes.permanent {
+		if n != nil {
+			closeFD(n.path)
+		}
+	}
+	f.inodes.permanent = nil
+	if f.proc >= 0 {
+		closeFD(f.proc)
+		f.proc = -1
+	}
+	return nil
+}
+
+// Statfs implements virtiofs.Volume.
+func (f *FS) Statfs(id virtiofs.NodeID, s *unix.Statfs_t) unix.Errno {
+	n := f.inodes.pin(id)
+	if n == nil {
+		return unix.ESTALE
+	}
+	defer f.inodes.unpin(n)
+	return fstatfs(n.fd(), s)
+}
+
+// Syncfs implements virtiofs.Volume.
+func (f *FS) Syncfs(id virtiofs.NodeID) unix.Errno {
+	n := f.inodes.pin(id)
+	if n == nil {
+		return unix.ESTALE
+	}
+	defer f.inodes.unpin(n)
+	fd, e := f.reopen(n, unix.O_RDONLY)
+	if e != 0 {
+		return e
+	}
+	defer closeFD(fd)
+	return call1(unix.SYS_SYNCFS, fd)
+}

@@ -1,0 +1,111 @@
+package passthrough
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs"
+)
+
+// handle is one file or directory the guest has open.
+type handle struct {
+	fd   int
+	node virtiofs.NodeID
+	dir  bool
+
+	// plain says that the file system does not know RWF_NOWAIT.
+	plain atomic.Bool
+
+	// refs is 1 for being in the table and 1 for each call that uses it now.
+	refs atomic.Int64
+
+	mu  sync.Mutex // of a directory: its position, from lseek to getdents
+	pos int64      // the cookie the directory's descriptor stands at, or noPosition
+}
+
+// noPosition is no cookie of any directory.
+const noPosition = -1
+
+// handles is the table of open files. Ids start at shards, so 0 is never one.
+type handles struct {
+	budget *Budget
+	last   atomic.Uint64
+	shard  [shards]handleShard
+}
+
+type handleShard struct {
+	mu   sync.Mutex
+	byID map[virtiofs.Handle]*handle
+	_    [48]byte
+}
+
+func (t *handles) init(b *Budget) {
+	t.budget = b
+	t.last.Store(shards - 1)
+	for i := range t.shard {
+		t.shard[i].byID = map[virtiofs.Handle]*handle{}
+	}
+}
+
+// add gives the descriptor, which the budget was charged for, to a new handle.
+func (t *handles) add(fd int, node virtiofs.NodeID, dir bool) virtiofs.Handle {
+	h := &handle{fd: fd, node: node, dir: dir}
+	h.refs.Store(1)
+	id := virtiofs.Handle(t.last.Add(1))
+	s := &t.shard[id%shards]
+	s.mu.Lock()
+	s.byID[id] = h
+	s.mu.Unlock()
+	return id
+}
+
+// pin returns the open file and keeps it open until unpin; EBADF unless it is a
+// handle of this node and kind.
+func (t *handles) pin(f virtiofs.File, dir bool) (*handle, unix.Errno) {
+	s := &t.shard[f.Handle%shards]
+	s.mu.Lock()
+	h := s.byID[f.Handle]
+	if h == nil || h.node != f.Node || h.dir != dir {
+		s.mu.Unlock()
+		return nil, unix.EBADF
+	}
+	h.refs.Add(1)
+	s.mu.Unlock()
+	return h, 0
+}
+
+func (t *handles) unpin(h *handle) {
+	if h.refs.Add(-1) == 0 {
+		t.budget.close(h.fd)
+	}
+}
+
+// drop takes the handle out of the table.
+func (t *handles) drop(f virtiofs.File, dir bool) unix.Errno {
+	s := &t.shard[f.Handle%shards]
+	s.mu.Lock()
+	h := s.byID[f.Handle]
+	if h == nil || h.node != f.Node || h.dir != dir {
+		s.mu.Unlock()
+		return unix.EBADF
+	}
+	delete(s.byID, f.Handle)
+	s.mu.Unlock()
+	t.unpin(h)
+	return 0
+}
+
+func (t *handles) reset() {
+	for i := range t.shard {
+		s := &t.shard[i]
+		s.mu.Lock()
+		old := s.byID
+		s.byID = map[virtiofs.Handle]*handle{}
+		s.mu.Unlock()
+		for _, h := range old {
+			t.unpin(h)
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs"
+)
+
+// statxMask asks for all that a key and attributes are made of.
+const statxMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID
+
+// Lookup implements virtiofs.Nodes.
+func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entry) unix.Errno {
+	p := f.inodes.pin(parent)
+	if p == nil {
+		return unix.ESTALE
+	}
+	defer f.inodes.unpin(p)
+	if g := f.grafted(p, name.Bytes()); g != nil {
+		return f.graftEntry(g, e)
+	}
+	return f.child(p, name.Pointer(), e)
+}
+
+// Forget implements virtiofs.Nodes.
+func (f *FS) Forget(id virtiofs.NodeID, count uint64) { f.inodes.forget(id, count) }
+
+func (f *FS) graftEntry(g *inode, e *virtiofs.Entry) unix.Errno {
+	*e = virtiofs.Entry{Node: g.id}
+	return f.attr(g, &e.Attr)
+}
+
+// child finds the name in the directory and counts one lookup of its node. A
+// node that is known already costs one system call: the name is one component,
+// so statx cannot be led elsewhere either.
+func (f *FS) child(p *inode, name *byte, e *virtiofs.Entry) unix.Errno {
+	var st unix.Statx_t
+	if err := statx(p.fd(), name, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st); err != 0 {
+		return err
+	}
+	id, submount, ok := f.inodes.find(keyOf(&st))
+	if ok {
+		fillEntry(e, id, submount, &st)
+		return 0
+	}
+	if !f.budget.take() {
+		return unix.ENFILE
+	}
+	fd, err := openBeneath(p.fd(), name, unix.O_PATH, 0)
+	if err != 0 {
+		f.budget.give()
+		return guestErrno(err)
+	}
+	return f.adopt(p, fd, e)
+}
+
+// adopt counts one lookup of the inode behind an O_PATH descriptor, which the
+// budget was charged for, and gives the descriptor to the table.
+func (f *FS) adopt(p *inode, fd int, e *virtiofs.Entry) unix.Errno {
+	var empty byte
+	var st unix.Statx_t
+	if err := statx(fd, &empty, unix.AT_EMPTY_PATH, statxMask, &st); err != 0 {
+		f.budget.close(fd)
+		return err
+	}
+	k := keyOf(&st)
+	id, submount := f.inodes.insert(&inode{
+		key:      k,
+		path:     fd,
+		typ:      uint32(st.Mode) & unix.S_IFMT,
+		submount: st.Mode&unix.S_IFMT == unix.S_IFDIR && (k.dev != p.key.dev || k.mnt != p.key.mnt),
+	})
+	fillEntry(e, id, submount, &st)
+	return 0
+}
+
+// reopen opens the node for I/O. Nothing but regular files and directories is
+// ever opened: opening a FIFO can wait forever, opening a device can do
+// anything.
+func (f *FS) reopen(n *inode, flags int) (int, unix.Errno) {
+	switch {
+	case n.typ == unix.S_IFLNK:
+		return -1, unix.ELOOP
+	case n.typ != unix.S_IFREG && n.typ != unix.S_IFDIR:
+		return -1, unix.ENXIO
+	case changes(flags) && (n.graft || f.options.ReadOnly):
+		return -1, unix.EROFS
+	}
+	var path fdPath
+	fd, e := openat(f.proc, path.relative(n.fd()), flags|unix.O_NOCTTY, 0)
+	return fd, guestErrno(e)
+}
+
+func changes(flags int) bool {
+	return flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0
+}
+
+// guestErrno turns "this process has too many files" into "the system has",
+// which is what the guest's process can understand.
+func guestErrno(e unix.Errno) unix.Errno {
+	if e == unix.EMFILE {
+		return unix.ENFILE
+	}
+	return e
+}

@@ -1,0 +1,166 @@
+package passthrough
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The system calls that x/sys offers only with Go strings, which it copies to
+// the heap for the NUL. Names here end in a NUL already and are passed as the
+// pointer to their first byte. Every conversion to uintptr stands inside the
+// call expression, which is what keeps the object in place.
+
+func openat(dir int, path *byte, flags int, mode uint32) (int, unix.Errno) {
+	for {
+		fd, _, e := unix.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
+			uintptr(flags|unix.O_CLOEXEC|unix.O_LARGEFILE), uintptr(mode), 0, 0)
+		if e != unix.EINTR {
+			return int(fd), e
+		}
+	}
+}
+
+// openBeneath is openat2(2) that never leaves dir by a magic link or "..".
+func openBeneath(dir int, path *byte, flags int, mode uint32) (int, unix.Errno) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags) | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Mode:    uint64(mode),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, _, e := unix.Syscall6(unix.SYS_OPENAT2, uintptr(dir), uintptr(unsafe.Pointer(path)),
+			uintptr(unsafe.Pointer(&how)), unsafe.Sizeof(how), 0, 0)
+		// EAGAIN: a rename or mount on the host raced with the check of RESOLVE_BENEATH.
+		if e != unix.EINTR && e != unix.EAGAIN {
+			return int(fd), e
+		}
+	}
+}
+
+func statx(dir int, path *byte, flags int, mask uint32, st *unix.Statx_t) unix.Errno {
+	_, _, e := unix.Syscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(path)),
+		uintptr(flags), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
+	return e
+}
+
+func fstat(fd int, st *unix.Stat_t) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+	return e
+}
+
+func fstatfs(fd int, st *unix.Statfs_t) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+	return e
+}
+
+func preadv2(fd int, v []unix.Iovec, off int64, flags int) (int, unix.Errno) {
+	return vector(unix.SYS_PREADV2, fd, v, off, flags)
+}
+
+func pwritev2(fd int, v []unix.Iovec, off int64, flags int) (int, unix.Errno) {
+	return vector(unix.SYS_PWRITEV2, fd, v, off, flags)
+}
+
+// vector passes the offset as one word, which is how 64-bit kernels take it.
+func vector(nr uintptr, fd int, v []unix.Iovec, off int64, flags int) (int, unix.Errno) {
+	for {
+		n, _, e := unix.Syscall6(nr, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))),
+			uintptr(min(len(v), maxIovecs)), uintptr(off), 0, uintptr(flags))
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
+}
+
+func mkdirat(dir int, path *byte, mode uint32) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_MKDIRAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode))
+	return e
+}
+
+func mknodat(dir int, path *byte, mode, dev uint32) unix.Errno {
+	_, _, e := unix.Syscall6(unix.SYS_MKNODAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode), uintptr(dev), 0, 0)
+	return e
+}
+
+func symlinkat(target *byte, dir int, path *byte) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_SYMLINKAT, uintptr(unsafe.Pointer(target)), uintptr(dir), uintptr(unsafe.Pointer(path)))
+	return e
+}
+
+func linkat(fromDir int, from *byte, dir int, path *byte, flags int) unix.Errno {
+	_, _, e := unix.Syscall6(unix.SYS_LINKAT, uintptr(fromDir), uintptr(unsafe.Pointer(from)),
+		uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags), 0)
+	return e
+}
+
+func unlinkat(dir int, path *byte, flags int) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_UNLINKAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags))
+	return e
+}
+
+func renameat2(fromDir int, from *byte, dir int, path *byte, flags uint32) unix.Errno {
+	_, _, e := unix.Syscall6(unix.SYS_RENAMEAT2, uintptr(fromDir), uintptr(unsafe.Pointer(from)),
+		uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags), 0)
+	return e
+}
+
+func readlinkat(dir int, path *byte, buf []byte) (int, unix.Errno) {
+	n, _, e := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0)
+	return int(n), e
+}
+
+func fchmodat(dir int, path *byte, mode uint32) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_FCHMODAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode))
+	return e
+}
+
+func fchownat(dir int, path *byte, uid, gid uint32, flags int) unix.Errno {
+	_, _, e := unix.Syscall6(unix.SYS_FCHOWNAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
+		uintptr(uid), uintptr(gid), uintptr(flags), 0)
+	return e
+}
+
+func utimensat(dir int, path *byte, ts *[2]unix.Timespec) unix.Errno {
+	_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(ts)), 0, 0, 0)
+	return e
+}
+
+func getdents(fd int, buf []byte) (int, unix.Errno) {
+	n, _, e := unix.Syscall(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+	return int(n), e
+}
+
+func getxattr(path, name *byte, buf []byte) (int, unix.Errno) {
+	n, _, e := unix.Syscall6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0)
+	return int(n), e
+}
+
+func listxattr(path *byte, buf []byte) (int, unix.Errno) {
+	n, _, e := unix.Syscall(unix.SYS_LISTXATTR, uintptr(unsafe.Pointer(path)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+	return int(n), e
+}
+
+func setxattr(path, name *byte, value []byte, flags uint32) unix.Errno {
+	_, _, e := unix.Syscall6(unix.SYS_SETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(value))), uintptr(len(value)), uintptr(flags), 0)
+	return e
+}
+
+func removexattr(path, name *byte) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_REMOVEXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)), 0)
+	return e
+}
+
+func copyFileRange(from int, fromOff int64, to int, toOff int64, n uint64) (int, unix.Errno) {
+	for {
+		done, _, e := unix.Syscall6(unix.SYS_COPY_FILE_RANGE, uintptr(from), uintptr(unsafe.Pointer(&fromOff)),
+			uintptr(to), uintptr(unsafe.Pointer(&toOff)), uintptr(n), 0)
+		if e != unix.EINTR {
+			return int(done), e
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package virtiofs
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"tenon/virtiofs/fuse"
+)
+
+// Limits in bytes. They bound what one request can make the server copy,
+// allocate or ask the host for, whatever sizes the guest names.
+const (
+	MaxIO       = 1 << 20  // data of one READ or WRITE; init_out.max_write
+	maxVariable = 68 << 10 // names, extensions and the value of SETXATTR (XATTR_SIZE_MAX is 64 KiB)
+	maxReply    = 64 << 10 // replies that pass through scratch: entries, attribute values, listings
+	dirScratch  = 32 << 10
+	maxFixed    = 128
+	inlineIO    = 128 << 10 // data that is moved on a vCPU's own thread
+)
+
+// Options is how a Server serves.
+type Options struct {
+	Policy Policy // the zero Policy stands for Auto()
+	// OneDevice hides from the guest that file systems begin below the share:
+	// it then sees a single st_dev. For a share under an overlayfs, which takes
+	// no directory that the guest would mount by itself (EREMOTE).
+	OneDevice bool
+}
+
+// Server answers FUSE requests from one file system: it decodes, checks, calls
+// the FS and encodes. It makes no system calls, keeps no queue and starts no
+// goroutine. A Server is safe for concurrent use with a Request for each call.
+type Server struct {
+	fs     FS
+	policy Policy
+	refuse uint64 // INIT flags not taken
+	// session is the flags that INIT agreed on, with sessionOpen; 0 without a session.
+	session atomic.Uint64
+}
+
+// sessionOpen marks Server.session as an open session. It is a bit that no INIT
+// flag has (FUSE_INIT_RESERVED).
+const sessionOpen uint64 = 1 << 31
+
+// NewServer returns a server for the file system, which it owns from now on.
+func NewServer(fs FS, o Options) *Server {
+	if o.Policy == (Policy{}) {
+		o.Policy = Auto()
+	}
+	s := &Server{fs: fs, policy: o.Policy}
+	if o.OneDevice {
+		s.refuse = fuse.Submounts
+	}
+	return s
+}
+
+// Request is one request being served: the scratch memory that serving needs.
+// Make one for each place that serves and use it for one Serve at a time.
+type Request struct {
+	// MayBlock lets Serve wait for storage. A vCPU's own thread leaves it false.
+	MayBlock bool
+
+	in, out Cursor
+	hdr     fuse.InHeader
+	row     *fuse.Op
+	rest    int // bytes of the request that are not consumed yet
+
+	caller  Caller
+	names   [2]CString
+	payload []byte // what follows the names
+	data    uint32 // bytes of the reply that are in the guest's memory already
+	body    int    // bytes of the reply in reply[fuse.OutHeaderSize:]
+
+	entry  Entry
+	attr   fuse.Attr
+	setin  fuse.SetattrIn
+	statfs unix.Statfs_t
+	statx  unix.Statx_t
+	dir    Dirents
+
+	head     [fuse.InHeaderSize]byte
+	fixed    [maxFixed]byte
+	groups   [MaxGroups]uint32
+	variable []byte
+	reply    []byte
+}
+
+// NewRequest allocates a request with all its scratch memory (about 170 KiB, of
+// which only what requests have needed becomes resident).
+func NewRequest() *Request {
+	r := &Request{
+		variable: make([]byte, maxVariable),
+		reply:    make([]byte, fuse.OutHeaderSize+maxReply),
+	}
+	r.dir.Scratch = make([]byte, dirScratch)
+	return r
+}
+
+// Serve answers the request in the readable part in with a reply in the
+// writable part out and returns the reply's length, which is the used length
+// of the chain: 0 for requests that have no reply. It never panics, whatever
+// the bytes are.
+//
+// Without r.MayBlock a request that may wait is left alone: again is true,
+// nothing was done and nothing written but perhaps data of a READ, and the
+// caller serves the same request once more with r.MayBlock set, elsewhere.
+func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) {
+	in.Reset()
+	out.Reset()
+	r.in, r.out = in, out
+	r.body, r.data = 0, 0
+	if in.Len() < fuse.InHeaderSize || in.Copy(r.head[:]) != nil {
+		return 0, false // nothing to answer to
+	}
+	r.hdr.Decode(&r.head)
+	r.row = fuse.Row(r.hdr.Opcode)
+	e := s.check(r)
+	if e == 0 {
+		if r.row.MayBlock && !r.MayBlock {
+			return 0, true
+		}
+		e = handlers[r.hdr.Opcode](s, r)
+		if e == unix.EAGAIN && !r.MayBlock {
+			return 0, true
+		}
+	}
+	if r.row.NoReply {
+		return 0, false
+	}
+	return r.finish(e), false
+}
+
+// finish writes the reply's header and what the handler left in reply.
+func (r *Request) finish(e unix.Errno) uint32 {
+	if e != 0 {
+		r.body, r.data = 0, 0
+	}
+	n := fuse.OutHeaderSize + r.body
+	h := fuse.OutHeader{Len: uint32(n) + r.data, Error: -int32(e), Unique: r.hdr.Unique}
+	h.Encode(r.reply)
+	r.out.Reset()
+	if r.out.Len() < n || r.out.Put(r.reply[:n]) != nil {
+		return 0 // the guest gave no room even for an error
+	}
+	return h.Len
+}
+
+// Reset ends the session: every node and handle is dropped, and the next
+// request must be INIT. For a device reset; nothing may be in Serve.
+func (s *Server) Reset() {
+	s.session.Store(0)
+	s.fs.Reset()
+}
+
+// Close ends the session and closes the file system.
+func (s *Server) Close() error {
+	s.Reset()
+	return s.fs.Close()
+}

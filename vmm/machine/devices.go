@@ -1,0 +1,195 @@
+package machine
+
+import (
+	"fmt"
+
+	"tenon/devices/bus"
+	"tenon/devices/legacy"
+	"tenon/devices/pci"
+	"tenon/devices/virtio"
+	"tenon/devices/virtio/console"
+	"tenon/devices/virtio/fs"
+	virtiopci "tenon/devices/virtio/pci"
+	"tenon/devices/virtio/rng"
+	"tenon/virtiofs"
+	"tenon/virtiofs/passthrough"
+	"tenon/vmm/config"
+	"tenon/vmm/kvm"
+	"tenon/vmm/layout"
+	"tenon/vmm/vcpu"
+)
+
+// channelPort is the name by which the guest's init finds its port.
+const channelPort = "tenon"
+
+// graftedInit is where a guest without an initrd finds its init: a name at the
+// root of its share that exists for guests only.
+const graftedInit = ".tenon-init"
+
+// maxRequestQueues bounds the request queues of one virtio-fs device.
+const maxRequestQueues = 8
+
+// msiSender delivers MSIs through KVM. An error would mean that the guest
+// programmed an address that is no interrupt: like hardware, nothing happens.
+type msiSender struct{ vm *kvm.VM }
+
+func (s msiSender) SendMSI(addr uint64, data uint32) { _ = s.vm.SignalMSI(addr, data) }
+
+// line is one input of the I/O APIC.
+type line struct {
+	vm  *kvm.VM
+	gsi uint32
+}
+
+func (l line) Raise() { _ = l.vm.SetIRQLine(l.gsi, true) }
+func (l line) Lower() { _ = l.vm.SetIRQLine(l.gsi, false) }
+
+func (m *Machine) buildDevices() error {
+	processSettings(m.config.CPUs)
+	base, size := layout.MMIO64(vcpu.PhysicalBits(m.cpuid), layout.End(layout.RAM(m.config.Memory)))
+	m.pci = pci.NewHost(pci.Windows{
+		MMIO32: bus.Range{Base: layout.MMIO32, Len: layout.MMIO32Len},
+		MMIO64: bus.Range{Base: base, Len: size},
+	})
+	if err := m.buildConsole(); err != nil {
+		return err
+	}
+	if err := m.addFunction("virtio-rng", rng.New()); err != nil {
+		return err
+	}
+	if err := m.buildShares(); err != nil {
+		return err
+	}
+	return m.buildBuses(bus.Range{Base: base, Len: size})
+}
+
+// buildConsole makes the kernel's console and, unless the user's own initrd is
+// in charge, the channel to the guest's init.
+func (m *Machine) buildConsole() error {
+	m.login = &console.Port{Name: "console", Console: true}
+	ports := []*console.Port{m.login}
+	if m.ownInit() {
+		m.login.Sink = m.log.add
+		m.port = &console.Port{Name: channelPort}
+		ports = append(ports, m.port)
+	}
+	m.console = console.New(ports...)
+	return m.addFunction("virtio-console", m.console)
+}
+
+// ownInit says that the guest's init is ours and a command runs.
+func (m *Machine) ownInit() bool { return m.config.Initrd == "" }
+
+func (m *Machine) addFunction(name string, d virtio.Device) error {
+	t, err := virtiopci.New(d, m.mem, msiSender{m.vm})
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if _, err := m.pci.Add(t); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	m.functions = append(m.functions, t)
+	return nil
+}
+
+// share is a host directory that is open, before and while a device serves it.
+type share struct {
+	tag    string
+	server *virtiofs.Server
+}
+
+// openShares opens the root, the volumes and the shares, in this order.
+func (m *Machine) openShares() error {
+	budget, err := passthrough.NewBudget()
+	if err != nil {
+		return err
+	}
+	root := passthrough.Options{ReadOnly: m.config.Root.ReadOnly, Budget: budget}
+	if m.config.NoInitrd {
+		root.Grafts = []passthrough.Graft{{Name: graftedInit, File: m.opts.Init}}
+	}
+	if err := m.openShare(m.config.Root, root, virtiofs.Options{OneDevice: m.overlaid()}); err != nil {
+		return err
+	}
+	for _, list := range [][]config.Share{m.config.Volumes, m.config.Shares} {
+		for _, s := range list {
+			if err := m.openShare(s, passthrough.Options{ReadOnly: s.ReadOnly, Budget: budget}, virtiofs.Options{}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// overlaid says that the guest's init will put a throw-away layer over the root.
+func (m *Machine) overlaid() bool { return m.ownInit() && m.config.Root.ReadOnly }
+
+func (m *Machine) openShare(s config.Share, o passthrough.Options, serve virtiofs.Options) error {
+	dir, err := passthrough.New(s.Dir, o)
+	if err != nil {
+		return fmt.Errorf("share %s: %w", s.Tag, err)
+	}
+	server := virtiofs.NewServer(dir, serve)
+	m.shares = append(m.shares, share{s.Tag, server})
+	return nil
+}
+
+// buildShares makes one virtio-fs device for each share.
+func (m *Machine) buildShares() error {
+	for _, s := range m.shares {
+		d, err := fs.New(fs.Options{
+			Tag: s.tag, Server: s.server, Service: services[m.config.Service],
+			RequestQueues: min(m.config.CPUs, maxRequestQueues),
+		})
+		if err != nil {
+			return fmt.Errorf("share %s: %w", s.tag, err)
+		}
+		if err := m.addFunction("share "+s.tag, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var services = map[config.Service]fs.Service{
+	config.ServiceExit:   fs.ServiceExit,
+	config.ServiceWorker: fs.ServiceWorker,
+	config.ServiceAuto:   fs.ServiceAuto,
+}
+
+// buildBuses gives every address to its device. After that the tables are frozen.
+func (m *Machine) buildBuses(window64 bus.Range) error {
+	m.serial = legacy.NewSerial(line{m.vm, layout.COM1IRQ}, m.serialOut)
+	reset := func() { m.finish(cause{kind: causeReset}) }
+	off := func() { m.finish(cause{kind: causePowerOff}) }
+	for _, e := range []struct {
+		bus       *bus.Bus
+		name      string
+		base, len uint64
+		h         bus.Handler
+	}{
+		{&m.pio, "COM1", layout.COM1, layout.COM1Len, m.serial},
+		{&m.pio, "i8042", layout.I8042, layout.I8042Len, &legacy.I8042{OnReset: reset}},
+		{&m.pio, "ACPI power", layout.Power, layout.PowerLen, &legacy.Power{OnReset: reset, OnOff: off}},
+		{&m.pio, "PCI configuration", layout.PCIConfig, layout.PCIConfigLen, m.pci.ConfigIO()},
+		{&m.mmio, "PCI window", layout.MMIO32, layout.MMIO32Len, m.pci.Memory32()},
+		{&m.mmio, "PCI configuration", layout.ECAM, layout.ECAMLen, m.pci.ECAM()},
+		{&m.mmio, "PCI 64-bit window", window64.Base, window64.Len, m.pci.Memory64()},
+	} {
+		if err := e.bus.Map(bus.Range{Base: e.base, Len: e.len}, e.name, e.h); err != nil {
+			return err
+		}
+	}
+	m.pio.Freeze()
+	m.mmio.Freeze()
+	return nil
+}
+
+// serialOut takes what the guest writes to ttyS0: the kernel's early messages,
+// or its whole console.
+func (m *Machine) serialOut(p []byte) {
+	m.log.add(p)
+	if !m.ownInit() {
+		_, _ = m.opts.Stdout.Write(p) // a closed stdout does not end the guest
+	}
+}

@@ -1,0 +1,135 @@
+package linuxtest
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestRootIsHostThroughVirtiofs(t *testing.T) {
+	report := filepath.Join(t.TempDir(), "report.json")
+	r := shell(t, `grep " / " /proc/mounts; uname -r; exit 7`, "--report", report).want(t, 7)
+	if !strings.Contains(r.stdout, "virtiofs / ") && !strings.Contains(r.stdout, "overlay / overlay") {
+		t.Errorf("the root is no virtiofs: %s", r.stdout)
+	}
+	contains(t, "the guest", r.stdout, "\n6.12.")
+	if r.stderr != "" {
+		t.Errorf("standard error: %s", r.stderr)
+	}
+	b, err := os.ReadFile(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var figures struct {
+		Stages []struct {
+			Name string  `json:"name"`
+			Done float64 `json:"done_ms"`
+		} `json:"stages"`
+		Overhead int `json:"overhead_kib"`
+	}
+	if err := json.Unmarshal(b, &figures); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("stages (ms since exec): %v; resident beyond guest RAM: %d KiB", figures.Stages, figures.Overhead)
+	const most = 25 << 10
+	if figures.Overhead <= 0 || figures.Overhead > most {
+		t.Errorf("tenon took %d KiB beyond guest RAM, at most %d are allowed", figures.Overhead, most)
+	}
+}
+
+func TestFourCPUs(t *testing.T) {
+	r := shell(t, `nproc; ls /sys/bus/virtio/drivers/virtiofs/virtio*/../../../../block 2>/dev/null; cat /sys/fs/virtiofs/*/mqs/*/cpu_list`, "-c", "4").want(t, 0)
+	if !strings.HasPrefix(r.stdout, "4\n") {
+		t.Errorf("the guest has %q processors", r.stdout)
+	}
+	if queues := strings.Fields(r.stdout)[1:]; len(queues) < 4 {
+		t.Errorf("request queues by processor: %v, want 4", queues)
+	}
+}
+
+// busyboxRoot makes a root directory with nothing but busybox in it.
+func busyboxRoot(t *testing.T) string {
+	t.Helper()
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skip("busybox is not installed (apt-get install busybox-static)")
+	}
+	root := t.TempDir()
+	for _, dir := range []string{"bin", "dev", "proc", "sys", "tmp", "run", "etc"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "bin/busybox"), b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"sh", "grep", "uname", "cat", "ls", "mount", "id"} {
+		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestNoInitrd(t *testing.T) {
+	root := busyboxRoot(t)
+	r := shell(t, `grep " / " /proc/mounts; uname -r; echo written > /etc/here; ls -a /; exit 7`,
+		"--no-initrd", "--root", root+",rw").want(t, 7)
+	contains(t, "the guest", r.stdout, "virtiofs rw", "\n6.12.")
+	if b, err := os.ReadFile(filepath.Join(root, "etc/here")); err != nil || string(b) != "written\n" {
+		t.Errorf("the file written in the guest is %q on the host: %v", b, err)
+	}
+	if strings.Contains(r.stdout, ".tenon") {
+		t.Errorf("the guest's init is listed in the root directory:\n%s", r.stdout)
+	}
+}
+
+func TestModularKernel(t *testing.T) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := filepath.Join(cache, "tenon/kernels/6.1")
+	if _, err := os.Stat(kernel); err != nil {
+		t.Skip("no 6.1 kernel in the cache: run scripts/kernel 6.1")
+	}
+	r := shell(t, `grep " / " /proc/mounts; uname -r; exit 7`, "-k", kernel).want(t, 7)
+	contains(t, "the guest", r.stdout, "\n6.1.")
+	if !strings.Contains(r.stdout, "virtiofs / ") && !strings.Contains(r.stdout, "overlay / overlay") {
+		t.Errorf("the root is no virtiofs: %s", r.stdout)
+	}
+}
+
+func TestSerialConsole(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "kernel.log")
+	shell(t, `echo hello > /dev/kmsg; exit 3`, "--console", "serial", "--kernel-log", log).want(t, 3)
+	b, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, "the kernel log", string(b), "Linux version 6.12.", "printk: console [ttyS0] enabled")
+}
+
+func TestServices(t *testing.T) {
+	for _, service := range []string{"exit", "worker"} {
+		t.Run(service, func(t *testing.T) {
+			dir := t.TempDir()
+			r := shell(t, `cd /mnt && dd if=/dev/urandom of=a bs=64k count=32 conv=fsync 2>/dev/null && cat a > b && cmp a b && sha256sum a`,
+				"--service", service, "-c", "2", "-v", dir+":/mnt,rw").want(t, 0)
+			sum, err := exec.Command("sha256sum", filepath.Join(dir, "b")).Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if guest, host := strings.Fields(r.stdout), strings.Fields(string(sum)); len(guest) == 0 || guest[0] != host[0] {
+				t.Errorf("guest %s, host %s", r.stdout, sum)
+			}
+		})
+	}
+}

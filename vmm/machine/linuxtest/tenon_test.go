@@ -1,0 +1,106 @@
+// Package linuxtest boots stock Linux kernels with the tenon binary and looks
+// at what comes out: the top rung of the tests. It needs a KVM that runs stock
+// kernels (scripts/lab gives one), a kernel from scripts/kernel and bin/tenon.
+package linuxtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// bootTime bounds one guest: boots take a second on hardware, and some ten
+// seconds in an emulated machine.
+const bootTime = 4 * time.Minute
+
+// binary finds bin/tenon, wherever the test was started from.
+var binary = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("TENON"); path != "" {
+		return path, nil
+	}
+	for _, up := range []string{".", "../../.."} {
+		path, err := filepath.Abs(filepath.Join(up, "bin", "tenon"))
+		if err != nil {
+			return "", err
+		}
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("bin/tenon is missing: run make build")
+})
+
+// needKVM skips the test where no stock kernel can run.
+func needKVM(t *testing.T) string {
+	t.Helper()
+	tenon, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(tenon, "doctor", "--kvm-only").CombinedOutput(); err != nil {
+		t.Skipf("no KVM that runs stock kernels: %s", bytes.TrimSpace(out))
+	}
+	return tenon
+}
+
+// result is what a run of tenon left behind.
+type result struct {
+	stdout, stderr string
+	status         int
+	took           time.Duration
+}
+
+// run runs tenon with stdin and the arguments.
+func run(t *testing.T, stdin []byte, args ...string) result {
+	t.Helper()
+	tenon := needKVM(t)
+	ctx, cancel := context.WithTimeout(context.Background(), bootTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, tenon, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	from := time.Now()
+	err := cmd.Run()
+	r := result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode(), time.Since(from)}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("tenon %q: %v", args, err)
+	}
+	if ctx.Err() != nil {
+		t.Fatalf("tenon %q did not end within %v\nstdout: %s\nstderr: %s", args, bootTime, r.stdout, r.stderr)
+	}
+	t.Logf("%v: tenon %s", r.took.Round(10*time.Millisecond), strings.Join(args, " "))
+	return r
+}
+
+// shell runs a script in a guest with the given flags before it.
+func shell(t *testing.T, script string, flags ...string) result {
+	t.Helper()
+	return run(t, nil, append(append([]string{"run"}, flags...), "--", "sh", "-c", script)...)
+}
+
+// want fails the test unless the run exited with status.
+func (r result) want(t *testing.T, status int) result {
+	t.Helper()
+	if r.status != status {
+		t.Fatalf("exit status %d, want %d\nstdout: %s\nstderr: %s", r.status, status, r.stdout, r.stderr)
+	}
+	return r
+}
+
+// contains fails the test unless text holds every part.
+func contains(t *testing.T, what, text string, parts ...string) {
+	t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			t.Errorf("%s does not say %q:\n%s", what, p, text)
+		}
+	}
+}

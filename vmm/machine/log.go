@@ -1,0 +1,48 @@
+package machine
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"sync"
+)
+
+// tailSize bounds what is kept of the kernel log, in bytes.
+const tailSize = 64 << 10
+
+// kernelLog takes the kernel's console: it keeps the tail, for the day the
+// guest dies, and copies everything to a writer when there is one.
+type kernelLog struct {
+	mu   sync.Mutex
+	tail []byte
+	sink io.Writer // nil: none; dropped at its first error
+}
+
+func newKernelLog(sink io.Writer) *kernelLog { return &kernelLog{sink: sink} }
+
+// add is called on vCPU threads with bytes as the guest wrote them.
+func (l *kernelLog) add(p []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sink != nil {
+		if _, err := l.sink.Write(p); err != nil {
+			l.sink = nil // a full disk must not end the guest
+		}
+	}
+	l.tail = append(l.tail, p...)
+	if len(l.tail) > 2*tailSize {
+		l.tail = append(l.tail[:0], l.tail[len(l.tail)-tailSize:]...)
+	}
+}
+
+// lines returns up to n last lines without line ends.
+func (l *kernelLog) lines(n int) []string {
+	l.mu.Lock()
+	text := string(bytes.TrimSpace(l.tail))
+	l.mu.Unlock()
+	if text == "" {
+		return nil
+	}
+	lines := strings.Split(strings.ReplaceAll(text, "\r", ""), "\n")
+	return lines[max(0, len(lines)-n):]
+}

@@ -1,0 +1,191 @@
+// Package machine assembles one virtual machine from a config.Machine: KVM,
+// RAM, buses, devices, kernel. It is the only package that knows them all. New
+// builds everything or nothing, Run runs the guest to its end, Close gives
+// everything back.
+package machine
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"tenon/devices/bus"
+	"tenon/devices/legacy"
+	"tenon/devices/memory"
+	"tenon/devices/pci"
+	"tenon/devices/virtio/console"
+	virtiopci "tenon/devices/virtio/pci"
+	"tenon/guest/channel"
+	"tenon/vmm/boot"
+	"tenon/vmm/config"
+	"tenon/vmm/kvm"
+	"tenon/vmm/layout"
+	"tenon/vmm/vcpu"
+)
+
+// Options is what the machine gets from its surroundings.
+type Options struct {
+	Stdin          io.Reader // nil: none
+	Stdout, Stderr io.Writer
+	Terminal       bool // stdin is a terminal in raw mode: the command gets one too
+	Rows, Cols     uint16
+	KernelLog      io.Writer // gets the whole kernel log; nil: only the tail is kept
+	Init           string    // the binary that is the guest's init
+	CacheDir       string    // for decompressed kernels
+}
+
+// Machine is one virtual machine, ready to run once.
+type Machine struct {
+	config config.Machine
+	opts   Options
+	stages stages
+	rss    rss
+
+	sys  *kvm.System
+	vm   *kvm.VM
+	ram  ram
+	mem  *memory.Map
+	cpus []*vcpu.CPU
+
+	pio, mmio bus.Bus
+	pci       *pci.Host
+	functions []*virtiopci.Transport
+	shares    []share
+	serial    *legacy.Serial
+	console   *console.Device
+	login     *console.Port // the kernel's console
+	port      *console.Port // the channel to the guest's init
+	log       *kernelLog
+	host      *channel.Host
+
+	image       *boot.Image
+	lateConsole bool // the kernel has virtio-console as a module: too late for its own console
+	entry       boot.Entry
+	cpuid       []kvm.CPUIDEntry
+
+	launch  chan struct{}  // closed when the vCPUs may run
+	abandon chan struct{}  // closed when they never will
+	running sync.WaitGroup // vCPU goroutines
+	stuck   bool           // a vCPU thread did not come to rest: nothing can be freed
+
+	word    chan channel.Result // the command's end as the guest reported it
+	end     chan struct{}       // closed when cause is set
+	endOnce sync.Once
+	cause   cause
+}
+
+// New assembles the machine. On error everything opened is closed again.
+func New(c config.Machine, o Options) (*Machine, error) {
+	m := &Machine{
+		config: c, opts: o, log: newKernelLog(o.KernelLog),
+		launch: make(chan struct{}), abandon: make(chan struct{}),
+		word: make(chan channel.Result, 1), end: make(chan struct{}),
+	}
+	m.stages.begin()
+	for _, step := range []struct {
+		name  string
+		build func() error
+	}{
+		// What the user named comes first: it is what the user can mend.
+		{"kernel", m.openKernel},
+		{"shares", m.openShares},
+		{"kvm", m.openKVM},
+		{"memory", m.buildMemory},
+		{"devices", m.buildDevices},
+		{"boot", m.loadKernel},
+		{"vcpus", m.buildCPUs},
+	} {
+		if err := step.build(); err != nil {
+			m.Close()
+			return nil, err
+		}
+		m.stages.done(step.name)
+	}
+	return m, nil
+}
+
+func (m *Machine) openKVM() error {
+	sys, err := kvm.Open()
+	if err != nil {
+		return err
+	}
+	m.sys = sys
+	if err := stockKernels(sys); err != nil {
+		return err
+	}
+	if most := sys.Extension(kvm.CapMaxVCPUs); most > 0 && m.config.CPUs > most {
+		return fmt.Errorf("--cpus %d: this host's KVM runs at most %d", m.config.CPUs, most)
+	}
+	if m.cpuid, err = sys.SupportedCPUID(); err != nil {
+		return err
+	}
+	if m.vm, err = sys.NewVM(); err != nil {
+		return err
+	}
+	return m.vm.CreateIRQChip(layout.TSS, layout.IdentityMap)
+}
+
+func (m *Machine) buildMemory() error {
+	ram, err := newRAM(m.config.Memory)
+	if err != nil {
+		return err
+	}
+	m.ram = ram
+	for i, r := range ram.regions {
+		if err := m.vm.SetMemory(uint32(i), 0, uint64(r.GPA), r.Data); err != nil {
+			return err
+		}
+	}
+	m.mem, err = memory.New(ram.regions...)
+	return err
+}
+
+// Close frees what New and Run hold. The machine must not be running. A
+// machine with a thread that never came back keeps its memory: the thread may
+// still write there.
+func (m *Machine) Close() error {
+	close(m.abandon)
+	if m.stuck {
+		return nil
+	}
+	m.running.Wait()
+	for _, c := range m.cpus {
+		c.Close()
+	}
+	for _, f := range m.functions {
+		f.Reset()
+	}
+	if m.console != nil {
+		m.console.Close()
+	}
+	if m.serial != nil {
+		m.serial.Close()
+	}
+	for _, s := range m.shares {
+		s.server.Close()
+	}
+	if m.image != nil {
+		m.image.Close()
+	}
+	if m.vm != nil {
+		m.vm.Close()
+	}
+	if m.sys != nil {
+		m.sys.Close()
+	}
+	m.ram.free()
+	return nil
+}
+
+// processSettings makes the process fit to be a machine: every vCPU that
+// leaves KVM_RUN needs a P at once, beside those that do the host's work, and
+// file modes are the guest's to choose.
+func processSettings(cpus int) {
+	if want := runtime.NumCPU() + cpus + 1; runtime.GOMAXPROCS(0) < want {
+		runtime.GOMAXPROCS(want)
+	}
+	unix.Umask(0)
+}

@@ -1,0 +1,109 @@
+package machine
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tenon/vmm/config"
+)
+
+// Report is what a run cost. Times are milliseconds since the process was
+// executed, sizes are KiB.
+type Report struct {
+	Machine config.Machine `json:"machine"`
+	Release string         `json:"kernel_release"`
+	Stages  []Stage        `json:"stages"`
+	// RSS is the process's resident memory at the end of the run, GuestRSS the
+	// part that is guest RAM, Overhead the rest: what Tenon itself costs.
+	RSS      int `json:"rss_kib"`
+	GuestRSS int `json:"guest_rss_kib"`
+	Overhead int `json:"overhead_kib"`
+}
+
+// Stage is one step of a run and when it was done.
+type Stage struct {
+	Name string  `json:"name"`
+	Done float64 `json:"done_ms"`
+}
+
+// stages collects them. It belongs to the goroutine of New and Run.
+type stages struct {
+	exec time.Time
+	list []Stage
+}
+
+// begin finds when this process was executed. The kernel keeps it in clock
+// ticks of 10 ms, rounded down: times are at most that much too long.
+func (s *stages) begin() {
+	s.exec = time.Now()
+	var up unix.Timespec
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+		return
+	}
+	const startTime, ticksPerSecond = 22 - 3, 100 // proc_pid_stat(5), counted after the command's name
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(f) <= startTime {
+		return
+	}
+	ticks, err := strconv.ParseInt(f[startTime], 10, 64)
+	if err != nil {
+		return
+	}
+	started := time.Duration(ticks) * (time.Second / ticksPerSecond)
+	s.exec = s.exec.Add(started - time.Duration(up.Nano()))
+}
+
+func (s *stages) done(name string) {
+	ms := float64(time.Since(s.exec).Microseconds()) / 1000
+	s.list = append(s.list, Stage{name, ms})
+}
+
+// Report returns the figures of a run that is over.
+func (m *Machine) Report() Report {
+	r := Report{Machine: m.config, Stages: m.stages.list, RSS: m.rss.all, GuestRSS: m.rss.guest}
+	r.Overhead = r.RSS - r.GuestRSS
+	if m.image != nil {
+		r.Release = m.image.Release
+	}
+	return r
+}
+
+// rss is resident memory in KiB.
+type rss struct{ all, guest int }
+
+// measureRSS adds up the mappings of the process; those inside guest RAM,
+// mapped kernel segments included, are the guest's.
+func (m *Machine) measureRSS() (r rss, err error) {
+	f, err := os.Open("/proc/self/smaps")
+	if err != nil {
+		return r, err
+	}
+	defer f.Close()
+	guest := false
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		line := sc.Text()
+		if kb, ok := strings.CutPrefix(line, "Rss:"); ok {
+			n, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(kb, "kB")))
+			if err != nil {
+				return r, fmt.Errorf("smaps: %w", err)
+			}
+			r.all += n
+			if guest {
+				r.guest += n
+			}
+		} else if from, _, ok := strings.Cut(line, "-"); ok {
+			if at, err := strconv.ParseUint(from, 16, 64); err == nil {
+				guest = m.ram.holds(uintptr(at))
+			}
+		}
+	}
+	return r, nil
+}
