@@ -22,10 +22,6 @@ const (
 // Options is how a Server serves.
 type Options struct {
 	Policy Policy // the zero Policy stands for Auto()
-	// OneDevice hides from the guest that file systems begin below the share:
-	// it then sees a single st_dev. For a share under an overlayfs, which takes
-	// no directory that the guest would mount by itself (EREMOTE).
-	OneDevice bool
 }
 
 // Server answers FUSE requests from one file system: it decodes, checks, calls
@@ -34,7 +30,6 @@ type Options struct {
 type Server struct {
 	fs     FS
 	policy Policy
-	refuse uint64 // INIT flags not taken
 	// session is the flags that INIT agreed on, with sessionOpen; 0 without a session.
 	session atomic.Uint64
 }
@@ -48,11 +43,7 @@ func NewServer(fs FS, o Options) *Server {
 	if o.Policy == (Policy{}) {
 		o.Policy = Auto()
 	}
-	s := &Server{fs: fs, policy: o.Policy}
-	if o.OneDevice {
-		s.refuse = fuse.Submounts
-	}
-	return s
+	return &Server{fs: fs, policy: o.Policy}
 }
 
 // Request is one request being served: the scratch memory that serving needs.

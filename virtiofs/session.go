@@ -38,7 +38,7 @@ func (s *Server) opInit(r *Request) unix.Errno {
 	out := fuse.InitOut{Major: fuse.Major, Minor: fuse.Minor}
 	if in.Major == fuse.Major {
 		// A later major gets nothing but our version, and asks again with it.
-		flags := in.Flags & (initFlags | s.policy.InitFlags) &^ s.refuse
+		flags := in.Flags & (initFlags | s.policy.InitFlags)
 		out = fuse.InitOut{
 			Major:         fuse.Major,
 			Minor:         min(in.Minor, fuse.Minor),

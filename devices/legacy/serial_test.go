@@ -383,6 +383,29 @@ func TestWide(t *testing.T) {
 	}
 }
 
+// calls is a line that counts how often it is told something.
+type calls int
+
+func (c *calls) Raise() { *c++ }
+func (c *calls) Lower() { *c++ }
+
+// TestLineChanges: the line is a system call away, so it is told only changes.
+func TestLineChanges(t *testing.T) {
+	var c calls
+	s := legacy.NewSerial(&c, func([]byte) {})
+	defer s.Close()
+	s.Write(ier, []byte{2})
+	for range 16 {
+		s.Write(data, []byte{'x'})
+		s.Read(lsr, []byte{0})
+	}
+	s.Write(ier, []byte{0})
+	s.Write(ier, []byte{0})
+	if c != 2 {
+		t.Errorf("told %d times, want up and down", c)
+	}
+}
+
 func TestAllocSerial(t *testing.T) {
 	s := legacy.NewSerial(&irq.Recorder{}, func([]byte) {})
 	defer s.Close()

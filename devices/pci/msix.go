@@ -169,7 +169,7 @@ func (m *MSIX) pendingBits(first int) (word uint32) {
 // Write changes the table by aligned 4 or 8 byte accesses, the only ones
 // allowed (§6.8.2); others, and writes to the pending bits, do nothing.
 func (m *MSIX) Write(off uint64, p []byte) {
-	if len(p)%4 != 0 || off%4 != 0 {
+	if len(p)%4 != 0 {
 		return
 	}
 	for ; len(p) > 0 && off < m.pba(); off, p = off+4, p[4:] {
@@ -177,6 +177,7 @@ func (m *MSIX) Write(off uint64, p []byte) {
 	}
 }
 
+// set changes the field at an offset in the entry, if one starts there.
 func (v *Vector) set(field uint64, x uint32) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

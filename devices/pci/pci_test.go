@@ -255,6 +255,7 @@ func TestWidths(t *testing.T) {
 		m.expect(tc.what, binary.LittleEndian.Uint32(p[:]), tc.want)
 	}
 	p := []byte{0}
+	m.pio.Write(0xcf8, p)
 	m.pio.Read(0xcf8, p)
 	m.expect("byte read of CONFIG_ADDRESS, which has 32-bit accesses only", uint32(p[0]), 0xff)
 }
@@ -283,6 +284,12 @@ func TestWriteMasks(t *testing.T) {
 	}
 	if !bytes.Equal(after, want) {
 		t.Errorf("after writing ones:\n%x, want\n%x", after, want)
+	}
+	for _, reg := range []uint64{0xfc, 0x104, 0xff8} {
+		m.mmio.Write(ecam+1<<15+reg, make([]byte, 8))
+	}
+	if f.config.Read(0, after); !bytes.Equal(after, want) {
+		t.Errorf("after writing extended space:\n%x, want\n%x", after, want)
 	}
 }
 
@@ -371,15 +378,20 @@ func TestBAR(t *testing.T) {
 // TestBAROverlap: a guest that puts BARs over each other gets one of them.
 func TestBAROverlap(t *testing.T) {
 	m := newMachine(t)
-	f, _ := m.add(2)
-	g, _ := m.add(2)
-	for slot := 1; slot <= 2; slot++ {
+	var f [3]*function
+	for i := range f {
+		var slot int
+		f[i], slot = m.add(2)
 		m.write(slot, 0x10, 4, mem32+0x8000)
+		m.write(slot, 0x20, 4, mem32+0x8000+uint32(slot)<<12)
 		m.write(slot, 4, 2, 2)
 	}
-	m.mmio.Write(mem32+0x8000, []byte{7})
-	if a, b := f.take(), g.take(); len(a) != 1 || len(b) != 0 {
-		t.Errorf("writes %v and %v; want the lower slot to answer alone", a, b)
+	for off := uint64(0); off < 0x4000; off += 0x1000 {
+		m.mmio.Write(mem32+0x8000+off, []byte{7})
+		want := fmt.Sprintf("0+%#x=07", off)
+		if a, b, c := f[0].take(), f[1].take(), f[2].take(); !slices.Equal(a, []string{want}) || len(b)+len(c) != 0 {
+			t.Errorf("writes %v, %v, %v; want the lowest slot to answer alone", a, b, c)
+		}
 	}
 }
 
@@ -455,6 +467,7 @@ func TestCapabilityHooks(t *testing.T) {
 	m.expect("refreshed", m.read(1, at+4, 2), 0xcdab)
 	m.write(1, at+3, 1, 0x77)
 	m.write(1, 0x40, 4, 0)
+	m.write(1, at-4, 4, 0) // ends where it starts
 	m.mmio.Write(ecam+1<<15+uint64(at)-4, bytes.Repeat([]byte{0x55}, 8))
 	want := []string{"read 2+2", "read 4+2", "write 3+1 0177abcd00", "write 0+4 5555abcd00"}
 	if !slices.Equal(log, want) {

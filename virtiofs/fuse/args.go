@@ -101,10 +101,6 @@ func (s *StatfsOut) Encode(b []byte) {
 	le.PutUint32(b[48:], s.FragmentSize)
 }
 
-// ReleaseFH reads the file handle that begins fuse_release_in, fuse_fsync_in
-// and fuse_flush_in.
-func ReleaseFH(b []byte) uint64 { return le.Uint64(b) }
-
 // FsyncFlags reads the flags of fuse_fsync_in: FsyncDatasync.
 func FsyncFlags(b []byte) uint32 { return le.Uint32(b[8:]) }
 

@@ -89,7 +89,7 @@ func TestDecodeOffsets(t *testing.T) {
 		{"copy_file_range_in.flags", cfr.CopyFlags, 48, 8},
 		{"statx_in.getattr_flags", uint64(stx.GetattrFlags), 0, 4}, {"statx_in.fh", stx.FH, 8, 8},
 		{"statx_in.sx_flags", uint64(stx.Flags), 16, 4}, {"statx_in.sx_mask", uint64(stx.Mask), 20, 4},
-		{"release_in.fh", ReleaseFH(b), 0, 8}, {"fsync_in.fsync_flags", uint64(FsyncFlags(b)), 8, 4},
+		{"fsync_in.fsync_flags", uint64(FsyncFlags(b)), 8, 4},
 	} {
 		if want := word(c.off, c.n); c.got != want {
 			t.Errorf("%s = %#x, want the %d bytes at %d: %#x", c.name, c.got, c.n, c.off, want)

@@ -26,7 +26,11 @@ type Options struct {
 	ReadOnly bool    // every change is EROFS
 	Devices  bool    // MKNOD may make character and block devices, where the host lets it
 	Grafts   []Graft // files shown at the root that are not in the directory
-	Budget   *Budget // shared by all shares of the process; nil: New makes one
+	// OneDevice hides from the guest that file systems begin below the share:
+	// it then sees a single st_dev. For a share under an overlayfs, which takes
+	// no directory that the guest would mount by itself (EREMOTE).
+	OneDevice bool
+	Budget    *Budget // shared by all shares of the process; nil: New makes one
 }
 
 // Graft is a host file shown to the guest as a read-only, executable regular
@@ -42,6 +46,7 @@ type FS struct {
 	options Options
 	budget  *Budget
 	proc    int // O_PATH descriptor of procRoot
+	empty   int // O_PATH descriptor of an empty directory, see kernelFS
 	inodes  inodes
 	handles handles
 	grafts  []graft
@@ -53,7 +58,7 @@ var _ virtiofs.FS = (*FS)(nil)
 // New shares the directory. The error names the directory, or the file of a
 // graft, and what to do about it.
 func New(dir string, o Options) (*FS, error) {
-	f := &FS{options: o, budget: o.Budget, proc: -1, ids: currentIdentity()}
+	f := &FS{options: o, budget: o.Budget, proc: -1, empty: -1, ids: currentIdentity()}
 	if f.budget == nil {
 		b, err := NewBudget()
 		if err != nil {
@@ -76,6 +81,13 @@ func (f *FS) open(dir string) error {
 	root := &inode{path: fd, typ: unix.S_IFDIR}
 	f.inodes.init(f.budget, root)
 	f.handles.init(f.budget)
+	if name, yes := ofKernel(fd); yes {
+		return fmt.Errorf("sharing directory %q: it is on a %s file system, which opens the host's kernel to the guest (name another)", dir, name)
+	}
+	if f.empty, err = openEmpty(); err != nil {
+		f.empty = -1
+		return fmt.Errorf("sharing directory %q: %w (make the temporary directory writable)", dir, err)
+	}
 	var empty byte
 	var st unix.Statx_t
 	if e := statx(fd, &empty, unix.AT_EMPTY_PATH, statxMask, &st); e != 0 {
@@ -124,9 +136,11 @@ func (f *FS) Close() error {
 		}
 	}
 	f.inodes.permanent = nil
-	if f.proc >= 0 {
-		closeFD(f.proc)
-		f.proc = -1
+	for _, fd := range []*int{&f.proc, &f.empty} {
+		if *fd >= 0 {
+			closeFD(*fd)
+			*fd = -1
+		}
 	}
 	return nil
 }

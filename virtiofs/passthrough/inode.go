@@ -28,6 +28,7 @@ type inode struct {
 	typ      uint32 // S_IFMT part of the mode
 	submount bool   // a directory on which another file system begins
 	graft    bool
+	sealed   bool // on a file system of the host's kernel: never opened
 
 	// refs is 1 for being in the table and 1 for each call that uses the node
 	// now, so that no descriptor is closed, and its number given to something

@@ -63,13 +63,15 @@ func (f *FS) adopt(p *inode, fd int, e *virtiofs.Entry) unix.Errno {
 		f.budget.close(fd)
 		return err
 	}
-	k := keyOf(&st)
-	id, submount := f.inodes.insert(&inode{
-		key:      k,
-		path:     fd,
-		typ:      uint32(st.Mode) & unix.S_IFMT,
-		submount: st.Mode&unix.S_IFMT == unix.S_IFDIR && (k.dev != p.key.dev || k.mnt != p.key.mnt),
-	})
+	n := &inode{key: keyOf(&st), path: fd, typ: uint32(st.Mode) & unix.S_IFMT}
+	if n.key.dev != p.key.dev || n.key.mnt != p.key.mnt {
+		n.submount = n.typ == unix.S_IFDIR && !f.options.OneDevice
+		if err := f.seal(n); err != 0 {
+			f.budget.close(fd)
+			return err
+		}
+	}
+	id, submount := f.inodes.insert(n)
 	fillEntry(e, id, submount, &st)
 	return 0
 }
@@ -83,6 +85,8 @@ func (f *FS) reopen(n *inode, flags int) (int, unix.Errno) {
 		return -1, unix.ELOOP
 	case n.typ != unix.S_IFREG && n.typ != unix.S_IFDIR:
 		return -1, unix.ENXIO
+	case n.sealed && n.typ != unix.S_IFDIR:
+		return -1, unix.EACCES
 	case changes(flags) && (n.graft || f.options.ReadOnly):
 		return -1, unix.EROFS
 	}

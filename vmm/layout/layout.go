@@ -51,7 +51,7 @@ const (
 // copies all of it before it hands this memory out, so it is plain RAM in the
 // memory map; no kernel segment may lie over it.
 const (
-	GDT           = 0x500 // three descriptors and a task state segment's
+	GDT           = 0x500 // for both entries
 	GDTLen        = 0x40
 	StartInfo     = 0x6000 // PVH start_info, module list, memory map
 	StartInfoLen  = 0x1000

@@ -169,7 +169,7 @@ func (m *Machine) cmdline() (string, error) {
 		}
 		root = fmt.Sprintf("root=%s rootfstype=virtiofs %s init=/%s", m.config.Root.Tag, mode, graftedInit)
 	}
-	return boot.Cmdline("earlycon=uart8250,io,0x3f8", console, quiet,
+	return boot.Cmdline(quiet, "earlycon=uart8250,io,0x3f8", console,
 		"panic=-1 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests", root, init, m.config.Append)
 }
 

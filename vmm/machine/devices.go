@@ -104,16 +104,16 @@ func (m *Machine) openShares() error {
 	if err != nil {
 		return err
 	}
-	root := passthrough.Options{ReadOnly: m.config.Root.ReadOnly, Budget: budget}
+	root := passthrough.Options{ReadOnly: m.config.Root.ReadOnly, OneDevice: m.overlaid(), Budget: budget}
 	if m.config.NoInitrd {
 		root.Grafts = []passthrough.Graft{{Name: graftedInit, File: m.opts.Init}}
 	}
-	if err := m.openShare(m.config.Root, root, virtiofs.Options{OneDevice: m.overlaid()}); err != nil {
+	if err := m.openShare(m.config.Root, root); err != nil {
 		return err
 	}
 	for _, list := range [][]config.Share{m.config.Volumes, m.config.Shares} {
 		for _, s := range list {
-			if err := m.openShare(s, passthrough.Options{ReadOnly: s.ReadOnly, Budget: budget}, virtiofs.Options{}); err != nil {
+			if err := m.openShare(s, passthrough.Options{ReadOnly: s.ReadOnly, Budget: budget}); err != nil {
 				return err
 			}
 		}
@@ -124,12 +124,12 @@ func (m *Machine) openShares() error {
 // overlaid says that the guest's init will put a throw-away layer over the root.
 func (m *Machine) overlaid() bool { return m.ownInit() && m.config.Root.ReadOnly }
 
-func (m *Machine) openShare(s config.Share, o passthrough.Options, serve virtiofs.Options) error {
+func (m *Machine) openShare(s config.Share, o passthrough.Options) error {
 	dir, err := passthrough.New(s.Dir, o)
 	if err != nil {
 		return fmt.Errorf("share %s: %w", s.Tag, err)
 	}
-	server := virtiofs.NewServer(dir, serve)
+	server := virtiofs.NewServer(dir, virtiofs.Options{})
 	m.shares = append(m.shares, share{s.Tag, server})
 	return nil
 }

@@ -21,6 +21,8 @@ type fake struct {
 	info   virtio.Info
 	config []byte
 	refuse error           // of Activate
+	sulk   error           // said to be Broken by Activate
+	beyond int             // configuration accesses that leave the configuration
 	hold   []chan struct{} // by queue: Notify says that it is inside, then waits
 
 	mu     sync.Mutex
@@ -44,14 +46,24 @@ func newFake(queues int) *fake {
 
 func (f *fake) Info() virtio.Info { return f.info }
 
-func (f *fake) Config(off uint32, p []byte) { copy(p, f.config[off:]) }
+func (f *fake) Config(off uint32, p []byte) { copy(p, f.part(off, len(p))) }
 
-func (f *fake) WriteConfig(off uint32, p []byte) { copy(f.config[off:], p) }
+func (f *fake) WriteConfig(off uint32, p []byte) { copy(f.part(off, len(p)), p) }
+
+func (f *fake) part(off uint32, n int) []byte {
+	if int(off)+n > len(f.config) {
+		f.beyond++
+	}
+	return f.config[off:]
+}
 
 func (f *fake) Activate(e virtio.Env) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.env, f.active = e, true
+	if f.sulk != nil {
+		e.Broken(f.sulk)
+	}
 	return f.refuse
 }
 
