@@ -9,6 +9,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -79,25 +80,9 @@ type Machine struct {
 
 // New assembles the machine. On error everything opened is closed again.
 func New(c config.Machine, o Options) (*Machine, error) {
-	m := &Machine{
-		config: c, opts: o, log: newKernelLog(o.KernelLog),
-		launch: make(chan struct{}), abandon: make(chan struct{}),
-		word: make(chan channel.Result, 1), end: make(chan struct{}),
-	}
+	m := newMachine(c, o)
 	m.stages.begin()
-	for _, step := range []struct {
-		name  string
-		build func() error
-	}{
-		// What the user named comes first: it is what the user can mend.
-		{"kernel", m.openKernel},
-		{"shares", m.openShares},
-		{"kvm", m.openKVM},
-		{"memory", m.buildMemory},
-		{"devices", m.buildDevices},
-		{"boot", m.loadKernel},
-		{"vcpus", m.buildCPUs},
-	} {
+	for _, step := range m.steps() {
 		if err := step.build(); err != nil {
 			m.Close()
 			return nil, err
@@ -107,15 +92,49 @@ func New(c config.Machine, o Options) (*Machine, error) {
 	return m, nil
 }
 
+// newMachine is a machine of which nothing is built.
+func newMachine(c config.Machine, o Options) *Machine {
+	return &Machine{
+		config: c, opts: o, log: newKernelLog(o.KernelLog),
+		launch: make(chan struct{}), abandon: make(chan struct{}),
+		word: make(chan channel.Result, 1), end: make(chan struct{}),
+	}
+}
+
+// step is one part of the assembly, and a stage of the report.
+type step struct {
+	name  string
+	build func() error
+}
+
+func (m *Machine) steps() []step {
+	return []step{
+		// What the user named comes first: it is what the user can mend.
+		{"kernel", m.openKernel},
+		{"shares", m.openShares},
+		{"kvm", m.openKVM},
+		{"back end", m.checkBackEnd},
+		{"vm", m.createVM},
+		{"memory", m.buildMemory},
+		{"devices", m.buildDevices},
+		{"boot", m.loadKernel},
+		{"vcpus", m.buildCPUs},
+	}
+}
+
 func (m *Machine) openKVM() error {
 	sys, err := kvm.Open()
 	if err != nil {
 		return err
 	}
 	m.sys = sys
-	if err := stockKernels(sys); err != nil {
-		return err
-	}
+	return nil
+}
+
+func (m *Machine) checkBackEnd() error { return stockKernels(m.sys) }
+
+func (m *Machine) createVM() (err error) {
+	sys := m.sys
 	if most := sys.Extension(kvm.CapMaxVCPUs); most > 0 && m.config.CPUs > most {
 		return fmt.Errorf("--cpus %d: this host's KVM runs at most %d", m.config.CPUs, most)
 	}
@@ -143,26 +162,40 @@ func (m *Machine) buildMemory() error {
 	return err
 }
 
-// Close frees what New and Run hold. The machine must not be running. A
-// machine with a thread that never came back keeps its memory: the thread may
-// still write there.
+// Close frees what New and Run hold. The machine must not be running. Where the
+// host keeps one of our threads in a system call for ever (a dead network file
+// system), nothing is freed: the thread may still write to guest memory, and
+// the process is about to end anyway.
 func (m *Machine) Close() error {
 	close(m.abandon)
 	if m.stuck {
 		return nil
 	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.release()
+	}()
+	select {
+	case <-done:
+	case <-time.After(stopGrace):
+	}
+	return nil
+}
+
+func (m *Machine) release() {
 	m.running.Wait()
 	for _, c := range m.cpus {
 		c.Close()
-	}
-	for _, f := range m.functions {
-		f.Reset()
 	}
 	if m.console != nil {
 		m.console.Close()
 	}
 	if m.serial != nil {
 		m.serial.Close()
+	}
+	for _, f := range m.functions {
+		f.Reset()
 	}
 	for _, s := range m.shares {
 		s.server.Close()
@@ -177,7 +210,6 @@ func (m *Machine) Close() error {
 		m.sys.Close()
 	}
 	m.ram.free()
-	return nil
 }
 
 // processSettings makes the process fit to be a machine: every vCPU that

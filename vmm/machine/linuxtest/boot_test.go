@@ -114,7 +114,7 @@ func TestSerialConsole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, "the kernel log", string(b), "Linux version 6.12.", "printk: console [ttyS0] enabled")
+	contains(t, "the kernel log", string(b), "Linux version 6.12.", "console [ttyS0] enabled")
 }
 
 func TestServices(t *testing.T) {
