@@ -160,7 +160,7 @@ func execError(name string, err error) error {
 	case errors.Is(err, syscall.ENOENT):
 		err = errors.New("its interpreter or loader is not in the guest")
 	case errors.Is(err, syscall.ENOEXEC):
-		err = errors.New("neither a program for this machine nor a script that begins with #!")
+		err = errors.New("neither a program for this machine nor a script that names its interpreter")
 	}
 	return notExecutable(name, err)
 }
