@@ -189,7 +189,7 @@ func TestSession(t *testing.T) {
 		{"devices", sh("test -c /dev/null && test -d /dev/shm && test -d /dev/pts && echo x | cat /dev/fd/0 && ls /run"), "", exited(0), "x\n", ""},
 		{"not found", channel.Spec{Command: []string{"no-such-command"}}, "", channel.Result{Kind: channel.NotFound, Message: "no-such-command: command not found in the guest"}, "", ""},
 		{"no interpreter", channel.Spec{Command: []string{script}}, "", channel.Result{Kind: channel.NotExecutable, Message: script + ": cannot be executed in the guest: its interpreter or loader is not in the guest"}, "", ""},
-		{"no program", channel.Spec{Command: []string{blob}}, "", channel.Result{Kind: channel.NotExecutable, Message: blob + ": cannot be executed in the guest: neither a program for this machine nor a script that begins with #!"}, "", ""},
+		{"no program", channel.Spec{Command: []string{blob}}, "", channel.Result{Kind: channel.NotExecutable, Message: blob + ": cannot be executed in the guest: neither a program for this machine nor a script that names its interpreter"}, "", ""},
 		{"terminal", overTerminal(sh("test -t 0 && test -t 1 && test -t 2 && stty size; exit 8")), "", exited(8), "33 101\r\n", ""},
 		{"end of input on a terminal", overTerminal(sh("stty -echo; cat; echo end")), "", exited(0), "end\r\n", ""},
 		{"shell", channel.Spec{Env: []string{"SHELL=/bin/sh", "HOME=/nowhere"}}, "echo $0; exit 9\n", exited(9), "-sh\n", ""},
