@@ -115,10 +115,11 @@ type Files interface {
 	// Write is one pwritev(2): it may write less than asked.
 	Write(f File, from []unix.Iovec, off int64, w WriteFlags) (int, unix.Errno)
 	Fsync(f File, dataOnly bool) unix.Errno
-	Fallocate(f File, mode uint32, off, n int64) unix.Errno
+	// Fallocate and CopyFileRange clear the set-id bits first if told to kill them.
+	Fallocate(f File, mode uint32, off, n int64, kill bool) unix.Errno
 	// Lseek finds data or holes: whence is SEEK_DATA or SEEK_HOLE.
 	Lseek(f File, off int64, whence uint32) (int64, unix.Errno)
-	CopyFileRange(from File, fromOff int64, to File, toOff int64, n uint64) (int, unix.Errno)
+	CopyFileRange(from File, fromOff int64, to File, toOff int64, n uint64, kill bool) (int, unix.Errno)
 }
 
 // Dirs is what can be done to open directories.

@@ -492,3 +492,40 @@ func TestAccess(t *testing.T) {
 		want(t, fmt.Sprintf("ACCESS %o of %o as %d:%d", a.mask, a.mode, a.uid, a.gid), e, a.err)
 	}
 }
+
+// TestKillSuidgidWithoutFlag: FALLOCATE and COPY_FILE_RANGE have no flag that
+// says the caller may not keep the set-id bits.
+func TestKillSuidgidWithoutFlag(t *testing.T) {
+	dir, c := connect(t, passthrough.Options{})
+	path := filepath.Join(dir, "suid")
+	write(t, path, "aaaa")
+	write(t, filepath.Join(dir, "source"), "bbbb")
+	n, e := c.Lookup(root, "suid")
+	ok(t, "LOOKUP", e)
+	h, e := c.Open(n.Node, unix.O_RDWR)
+	ok(t, "OPEN", e)
+	s, e := c.Lookup(root, "source")
+	ok(t, "LOOKUP", e)
+	hs, e := c.Open(s.Node, unix.O_RDONLY)
+	ok(t, "OPEN", e)
+	calls := map[string]func() unix.Errno{
+		"FALLOCATE": func() unix.Errno {
+			_, e := c.Call(fuse.Fallocate, n.Node, 0, fstest.U64(h, 0, 4096), fstest.U32(0, 0))
+			return e
+		},
+		"COPY_FILE_RANGE": func() unix.Errno {
+			_, e := c.Call(fuse.CopyFileRange, s.Node, 8, fstest.U64(hs, 0, uint64(n.Node), h, 0, 4, 0))
+			return e
+		},
+	}
+	for name, call := range calls {
+		for uid, mode := range map[uint32]uint32{1000: 0o777, 0: 0o6777} {
+			must(t, unix.Chmod(path, 0o6777))
+			c.UID, c.GID = uid, uid
+			ok(t, name, call())
+			if got := lstat(t, path).Mode & 0o7777; got != mode {
+				t.Errorf("%s by uid %d: mode %o, want %o", name, uid, got, mode)
+			}
+		}
+	}
+}

@@ -122,6 +122,11 @@ func (s *Server) opFsync(r *Request) unix.Errno {
 	return s.fs.Fsync(r.file(), fuse.FsyncFlags(r.fixed[:])&fuse.FsyncDatasync != 0)
 }
 
+// killsSuidgid says whether a change of contents takes the set-id bits where the
+// protocol has no flag for it: whenever the caller is not root, which is as near
+// to "lacks CAP_FSETID" as a server can know.
+func (r *Request) killsSuidgid() bool { return r.hdr.UID != 0 }
+
 func (s *Server) opFallocate(r *Request) unix.Errno {
 	var in fuse.FallocateIn
 	in.Decode(r.fixed[:])
@@ -133,7 +138,7 @@ func (s *Server) opFallocate(r *Request) unix.Errno {
 	if e != 0 {
 		return e
 	}
-	return s.fs.Fallocate(r.file(), in.Mode, off, n)
+	return s.fs.Fallocate(r.file(), in.Mode, off, n, r.killsSuidgid())
 }
 
 // opLseek serves the two questions that only the host can answer; the guest
@@ -166,7 +171,7 @@ func (s *Server) opCopyFileRange(r *Request) unix.Errno {
 		return unix.EINVAL
 	}
 	dst := File{Node: NodeID(in.NodeIDOut), Handle: Handle(in.FHOut)}
-	n, e := s.fs.CopyFileRange(r.file(), from, dst, to, min(in.Len, maxCopy))
+	n, e := s.fs.CopyFileRange(r.file(), from, dst, to, min(in.Len, maxCopy), r.killsSuidgid())
 	if e == 0 {
 		fuse.PutWord64(r.take(int(r.row.Out)), 0, uint64(n))
 	}

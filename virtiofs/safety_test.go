@@ -406,3 +406,47 @@ func TestSetup(t *testing.T) {
 		}
 	}
 }
+
+// TestReadOnlyHandle: what is open for reading is not changed by a WRITE, not
+// even in its set-id bits, whether it is a file of the share or a graft.
+func TestReadOnlyHandle(t *testing.T) {
+	graft := filepath.Join(t.TempDir(), "graft")
+	write(t, graft, "x")
+	must(t, unix.Chmod(graft, 0o4755))
+	dir, c := connect(t, passthrough.Options{Grafts: []passthrough.Graft{{Name: "init", File: graft}}})
+	file := filepath.Join(dir, "file")
+	write(t, file, "x")
+	must(t, unix.Chmod(file, 0o4755))
+	for name, path := range map[string]string{"init": graft, "file": file} {
+		n, e := c.Lookup(root, name)
+		ok(t, "LOOKUP", e)
+		h, e := c.Open(n.Node, unix.O_RDONLY)
+		ok(t, "OPEN", e)
+		_, e = c.Write(n.Node, h, 0, []byte("y"), 0, fuse.WriteKillSuidgid)
+		want(t, "WRITE to a handle for reading", e, unix.EBADF)
+		if mode := lstat(t, path).Mode & 0o7777; mode != 0o4755 {
+			t.Errorf("%s: mode %o after a refused WRITE", name, mode)
+		}
+	}
+}
+
+// TestBusy: a file that guest RAM is mapped to cannot be written or truncated.
+func TestBusy(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vmlinux")
+	write(t, path, "kernel")
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	dir, c := connect(t, passthrough.Options{Busy: f})
+	must(t, os.Link(path, filepath.Join(dir, "vmlinux")))
+	n, e := c.Lookup(root, "vmlinux")
+	ok(t, "LOOKUP", e)
+	_, e = c.Open(n.Node, unix.O_WRONLY)
+	want(t, "OPEN for writing", e, unix.ETXTBSY)
+	_, e = c.Open(n.Node, unix.O_RDONLY|unix.O_TRUNC)
+	want(t, "OPEN with O_TRUNC", e, unix.ETXTBSY)
+	_, e = c.Setattr(n.Node, fstest.Set{Valid: fuse.FattrSize})
+	want(t, "SETATTR of the size", e, unix.ETXTBSY)
+	_, e = c.Open(n.Node, unix.O_RDONLY)
+	ok(t, "OPEN for reading", e)
+}

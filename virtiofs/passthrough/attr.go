@@ -93,7 +93,8 @@ func (f *FS) pinForChange(id virtiofs.NodeID) (*inode, unix.Errno) {
 	switch {
 	case n == nil:
 		return nil, unix.ESTALE
-	case n.graft:
+	case n.graft, n.sealed:
+		f.inodes.unpin(n)
 		return nil, unix.EROFS
 	}
 	return n, 0
@@ -161,6 +162,9 @@ func (f *FS) truncate(n *inode, in *fuse.SetattrIn) unix.Errno {
 			return e
 		}
 		defer f.handles.unpin(h)
+		if !h.writable {
+			return unix.EINVAL // as ftruncate(2)
+		}
 		fd = h.fd
 	} else {
 		opened, e := f.reopen(n, unix.O_WRONLY)

@@ -73,6 +73,9 @@ func (b *Budget) take() bool {
 	return true
 }
 
+// lacks says that fewer than n descriptors are left.
+func (b *Budget) lacks(n int64) bool { return b.used.Load()+n > b.limit }
+
 func (b *Budget) give() { b.used.Add(-1) }
 
 // close closes a descriptor that the budget was charged for.

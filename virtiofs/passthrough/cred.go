@@ -13,6 +13,7 @@ import (
 type identity struct {
 	uid, gid uint32
 	groups   []uint32
+	switches bool // whether a thread may take on another identity
 }
 
 func currentIdentity() identity {
@@ -24,6 +25,11 @@ func currentIdentity() identity {
 	for _, g := range groups {
 		id.groups = append(id.groups, uint32(g))
 	}
+	// The root of a user namespace with one id may not: it creates as itself,
+	// as an ordinary user does.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	id.switches = id.root() && setgroups(id.groups) == 0
 	return id
 }
 
@@ -39,7 +45,7 @@ func (id *identity) root() bool { return id.uid == 0 }
 // Only raw system calls do this: those of x/sys and syscall would change every
 // thread of the process.
 func (id *identity) become(c *virtiofs.Caller) (switched bool, e unix.Errno) {
-	if !id.root() || c.UID == 0 && c.GID == 0 {
+	if !id.switches || c.UID == 0 && c.GID == 0 {
 		return false, 0
 	}
 	if c.UID == ^uint32(0) || c.GID == ^uint32(0) {

@@ -28,7 +28,7 @@ func (f *FS) Opendir(id virtiofs.NodeID) (virtiofs.Handle, unix.Errno) {
 		f.budget.give()
 		return 0, e
 	}
-	return f.handles.add(fd, id, true), 0
+	return f.handles.add(&handle{fd: fd, node: id, dir: true}), 0
 }
 
 // Releasedir implements virtiofs.Dirs.

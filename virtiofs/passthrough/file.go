@@ -32,7 +32,12 @@ func (f *FS) openNode(n *inode, o virtiofs.OpenFlags) (virtiofs.Handle, unix.Err
 	if !f.budget.take() {
 		return 0, unix.ENFILE
 	}
-	fd, e := f.reopen(n, int(o.Flags)&openFlags)
+	flags := int(o.Flags) & openFlags
+	fd, e := f.reopen(n, flags)
+	if e == unix.EPERM && o.Flags&unix.O_APPEND != 0 {
+		// chattr +a: the host wants to hear what every write will say anyway.
+		fd, e = f.reopen(n, flags|unix.O_APPEND)
+	}
 	if e != 0 {
 		f.budget.give()
 		return 0, e
@@ -43,7 +48,7 @@ func (f *FS) openNode(n *inode, o virtiofs.OpenFlags) (virtiofs.Handle, unix.Err
 			return 0, e
 		}
 	}
-	return f.handles.add(fd, n.id, false), 0
+	return f.handles.add(&handle{fd: fd, node: n.id, writable: writes(flags)}), 0
 }
 
 // Create implements virtiofs.Files. The file is made with O_EXCL; where it is
@@ -99,25 +104,24 @@ func (f *FS) Tmpfile(c *virtiofs.Caller, parent virtiofs.NodeID, mode uint32, o 
 // The node's descriptor comes from the open file, not from the name, which
 // another may have got meanwhile.
 func (f *FS) make(c *virtiofs.Caller, p *inode, name *byte, flags int, mode uint32, e *virtiofs.Entry) (virtiofs.Handle, unix.Errno) {
-	if !f.budget.take() {
-		return 0, unix.ENFILE
-	}
-	switched, err := f.ids.become(c)
+	switched, err := f.create(c, 2)
 	if err != 0 {
-		f.budget.give()
 		return 0, err
 	}
 	fd, err := openBeneath(p.fd(), name, flags, mode&0o7777)
 	f.ids.leave(switched)
 	if err != 0 {
-		f.budget.give()
 		return 0, guestErrno(err)
+	}
+	if !f.budget.take() {
+		closeFD(fd)
+		return 0, unix.ENFILE
 	}
 	if err := f.adoptOpen(p, fd, e); err != 0 {
 		f.budget.close(fd)
 		return 0, err
 	}
-	return f.handles.add(fd, e.Node, false), 0
+	return f.handles.add(&handle{fd: fd, node: e.Node, writable: writes(flags)}), 0
 }
 
 // adoptOpen is adopt for a file that is open for I/O.
@@ -177,16 +181,26 @@ func (f *FS) Write(file virtiofs.File, from []unix.Iovec, off int64, w virtiofs.
 		return 0, e
 	}
 	defer f.handles.unpin(h)
-	if w.KillSuidgid {
-		if e := f.killSuidgid(h.fd); e != 0 {
-			return 0, e
-		}
+	if e := f.prepareWrite(h, w.KillSuidgid); e != 0 {
+		return 0, e
 	}
 	flags := 0
 	if w.Append {
 		flags = unix.RWF_APPEND
 	}
 	return pwritev2(h.fd, from, off, flags)
+}
+
+// prepareWrite refuses a handle that is open for reading only, before anything
+// is changed, and takes the set-id bits where the guest's caller may not keep them.
+func (f *FS) prepareWrite(h *handle, kill bool) unix.Errno {
+	if !h.writable {
+		return unix.EBADF
+	}
+	if !kill {
+		return 0
+	}
+	return f.killSuidgid(h.fd)
 }
 
 // Fsync implements virtiofs.Files.
@@ -204,12 +218,15 @@ func (f *FS) sync(file virtiofs.File, dir, dataOnly bool) unix.Errno {
 }
 
 // Fallocate implements virtiofs.Files.
-func (f *FS) Fallocate(file virtiofs.File, mode uint32, off, n int64) unix.Errno {
+func (f *FS) Fallocate(file virtiofs.File, mode uint32, off, n int64, kill bool) unix.Errno {
 	h, e := f.handles.pin(file, false)
 	if e != 0 {
 		return e
 	}
 	defer f.handles.unpin(h)
+	if e := f.prepareWrite(h, kill); e != 0 {
+		return e
+	}
 	return fallocate(h.fd, mode, off, n)
 }
 
@@ -225,7 +242,7 @@ func (f *FS) Lseek(file virtiofs.File, off int64, whence uint32) (int64, unix.Er
 }
 
 // CopyFileRange implements virtiofs.Files.
-func (f *FS) CopyFileRange(from virtiofs.File, fromOff int64, to virtiofs.File, toOff int64, n uint64) (int, unix.Errno) {
+func (f *FS) CopyFileRange(from virtiofs.File, fromOff int64, to virtiofs.File, toOff int64, n uint64, kill bool) (int, unix.Errno) {
 	src, e := f.handles.pin(from, false)
 	if e != 0 {
 		return 0, e
@@ -236,5 +253,8 @@ func (f *FS) CopyFileRange(from virtiofs.File, fromOff int64, to virtiofs.File, 
 		return 0, e
 	}
 	defer f.handles.unpin(dst)
+	if e := f.prepareWrite(dst, kill); e != 0 {
+		return 0, e
+	}
 	return copyFileRange(src.fd, fromOff, dst.fd, toOff, n)
 }

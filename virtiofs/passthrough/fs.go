@@ -31,6 +31,9 @@ type Options struct {
 	// no directory that the guest would mount by itself (EREMOTE).
 	OneDevice bool
 	Budget    *Budget // shared by all shares of the process; nil: New makes one
+	// Busy is a file that this process maps into guest RAM, nil for none: no
+	// guest may write to it or truncate it (ETXTBSY, as for a running program).
+	Busy *os.File
 }
 
 // Graft is a host file shown to the guest as a read-only, executable regular
@@ -50,6 +53,7 @@ type FS struct {
 	inodes  inodes
 	handles handles
 	grafts  []graft
+	busy    key // of Options.Busy; its mount does not matter
 	ids     identity
 }
 
@@ -103,6 +107,12 @@ func (f *FS) open(dir string) error {
 		return fmt.Errorf("sharing directory %q: openat2: %w (Linux 5.6 or later, and search permission, are needed)", dir, e)
 	}
 	closeFD(probe)
+	if b := f.options.Busy; b != nil {
+		if e := statx(int(b.Fd()), &empty, unix.AT_EMPTY_PATH, statxMask, &st); e != 0 {
+			return fmt.Errorf("sharing directory %q: statx of %s: %w", dir, b.Name(), e)
+		}
+		f.busy = keyOf(&st)
+	}
 	return f.graftAll(f.options.Grafts)
 }
 

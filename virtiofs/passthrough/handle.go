@@ -15,6 +15,8 @@ type handle struct {
 	node virtiofs.NodeID
 	dir  bool
 
+	writable bool
+
 	// plain says that the file system does not know RWF_NOWAIT.
 	plain atomic.Bool
 
@@ -49,9 +51,8 @@ func (t *handles) init(b *Budget) {
 	}
 }
 
-// add gives the descriptor, which the budget was charged for, to a new handle.
-func (t *handles) add(fd int, node virtiofs.NodeID, dir bool) virtiofs.Handle {
-	h := &handle{fd: fd, node: node, dir: dir}
+// add takes a new handle into the table; the budget was charged for its descriptor.
+func (t *handles) add(h *handle) virtiofs.Handle {
 	h.refs.Store(1)
 	id := virtiofs.Handle(t.last.Add(1))
 	s := &t.shard[id%shards]
@@ -75,6 +76,9 @@ func (t *handles) pin(f virtiofs.File, dir bool) (*handle, unix.Errno) {
 	s.mu.Unlock()
 	return h, 0
 }
+
+// writes says whether a file opened with the flags can be written to.
+func writes(flags int) bool { return flags&unix.O_ACCMODE != unix.O_RDONLY }
 
 func (t *handles) unpin(h *handle) {
 	if h.refs.Add(-1) == 0 {

@@ -30,6 +30,12 @@ var kernelFS = map[int64]string{
 	0x42494e4d: "binfmt_misc",
 	0x65735543: "fusectl",
 	0x6e736673: "nsfs",
+	0x7655821:  "resctrl",
+	0x6e667364: "nfsd",
+	0x67596969: "rpc_pipefs",
+	0x43415d53: "smackfs",
+	0xa647361:  "functionfs",
+	0xabba1974: "xenfs",
 }
 
 // ofKernel says whether a descriptor lies on such a file system, and which. A

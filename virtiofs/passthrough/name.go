@@ -39,7 +39,7 @@ func (f *FS) Mknod(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Nam
 		return err
 	}
 	defer f.inodes.unpin(p)
-	switched, err := f.ids.become(c)
+	switched, err := f.create(c, 1)
 	if err != 0 {
 		return err
 	}
@@ -55,7 +55,7 @@ func (f *FS) Mkdir(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Nam
 		return err
 	}
 	defer f.inodes.unpin(p)
-	switched, err := f.ids.become(c)
+	switched, err := f.create(c, 1)
 	if err != 0 {
 		return err
 	}
@@ -72,13 +72,24 @@ func (f *FS) Symlink(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.N
 		return err
 	}
 	defer f.inodes.unpin(p)
-	switched, err := f.ids.become(c)
+	switched, err := f.create(c, 1)
 	if err != 0 {
 		return err
 	}
 	err = symlinkat(target.Pointer(), p.fd(), name.Pointer())
 	f.ids.leave(switched)
 	return f.created(p, name, e, err)
+}
+
+// create takes on the caller's identity for making a file. It refuses where
+// there would be no descriptors left to tell the guest of it, as many as it
+// needs: a file that is there although its creation failed breaks whoever tries
+// again.
+func (f *FS) create(c *virtiofs.Caller, descriptors int64) (switched bool, e unix.Errno) {
+	if f.budget.lacks(descriptors) {
+		return false, unix.ENFILE
+	}
+	return f.ids.become(c)
 }
 
 // created looks up what a call has just made, unless it failed.

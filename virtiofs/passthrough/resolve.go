@@ -87,6 +87,8 @@ func (f *FS) reopen(n *inode, flags int) (int, unix.Errno) {
 		return -1, unix.ENXIO
 	case n.sealed && n.typ != unix.S_IFDIR:
 		return -1, unix.EACCES
+	case changes(flags) && f.isBusy(n):
+		return -1, unix.ETXTBSY
 	case changes(flags) && (n.graft || f.options.ReadOnly):
 		return -1, unix.EROFS
 	}
@@ -95,8 +97,13 @@ func (f *FS) reopen(n *inode, flags int) (int, unix.Errno) {
 	return fd, guestErrno(e)
 }
 
+// isBusy says whether the node is the file of Options.Busy, by whatever name.
+func (f *FS) isBusy(n *inode) bool {
+	return f.options.Busy != nil && n.key.dev == f.busy.dev && n.key.ino == f.busy.ino
+}
+
 func changes(flags int) bool {
-	return flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0
+	return writes(flags) || flags&unix.O_TRUNC != 0
 }
 
 // guestErrno turns "this process has too many files" into "the system has",

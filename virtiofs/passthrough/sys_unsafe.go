@@ -21,6 +21,9 @@ func openat(dir int, path *byte, flags int, mode uint32) (int, unix.Errno) {
 	}
 }
 
+// resolveTries bounds how often a name is looked for while the host renames it.
+const resolveTries = 16
+
 // openBeneath is openat2(2) that never leaves dir by a magic link or "..".
 func openBeneath(dir int, path *byte, flags int, mode uint32) (int, unix.Errno) {
 	how := unix.OpenHow{
@@ -28,11 +31,17 @@ func openBeneath(dir int, path *byte, flags int, mode uint32) (int, unix.Errno) 
 		Mode:    uint64(mode),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
 	}
-	for {
+	for tries := 0; ; tries++ {
 		fd, _, e := unix.Syscall6(unix.SYS_OPENAT2, uintptr(dir), uintptr(unsafe.Pointer(path)),
 			uintptr(unsafe.Pointer(&how)), unsafe.Sizeof(how), 0, 0)
-		// EAGAIN: a rename or mount on the host raced with the check of RESOLVE_BENEATH.
-		if e != unix.EINTR && e != unix.EAGAIN {
+		switch {
+		case e == unix.EINTR:
+		case (e == unix.EAGAIN || e == unix.EXDEV) && tries < resolveTries:
+			// A rename or mount on the host raced with the check of
+			// RESOLVE_BENEATH; the path itself cannot leave the directory.
+		case e == unix.EXDEV:
+			return -1, unix.ENOENT
+		default:
 			return int(fd), e
 		}
 	}

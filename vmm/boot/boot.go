@@ -47,6 +47,15 @@ type Image struct {
 	program program
 }
 
+// File is the file that Params.MapFile maps guest RAM to, nil when there is
+// none. It must not shrink while the guest runs.
+func (i *Image) File() *os.File {
+	if !i.private {
+		return nil
+	}
+	return i.file
+}
+
 // Open opens the kernel at path: a bzImage for x86-64, or a vmlinux ELF file
 // with a PVH entry note or Linux's own load addresses. A bzImage is unpacked
 // into a file in cacheDir, unless one of the same kernel is there; cacheDir is

@@ -203,7 +203,7 @@ func TestBadUsage(t *testing.T) {
 			"cpus must be", "--memory: ", "--share: ", "the tag is empty", "guest path", "console", "does not exist",
 		}},
 	} {
-		b := newBench(t, ends(machine.Outcome{}))
+		b := newBench(t, ends(machine.Outcome{Kind: machine.Exited}))
 		status := b.tenon(strings.Fields(c.args)...)
 		lines := strings.Split(strings.TrimSuffix(b.err.String(), "\n"), "\n")
 		if status != 125 || len(lines) != len(c.want) || b.out.String() != "" || b.built != 0 {
@@ -284,7 +284,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"h", "x"}, []string{"h", "x"}},
 		{[]string{"--", "echo", "", "a b", "ü\xff"}, []string{"echo", "", "a b", "ü\xff"}},
 	} {
-		f := ends(machine.Outcome{})
+		f := ends(machine.Outcome{Kind: machine.Exited})
 		b := newBench(t, f)
 		if status := b.tenon(append([]string{"run"}, c.args...)...); status != 0 || b.err.String() != "" {
 			t.Errorf("%q: status %d, stderr %q", c.args, status, &b.err)
@@ -301,7 +301,7 @@ func TestCommaInVolume(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	f := ends(machine.Outcome{})
+	f := ends(machine.Outcome{Kind: machine.Exited})
 	b := newBench(t, f)
 	b.tenon("run", "-v", strings.ReplaceAll(dir, ":", `\:`)+":/x,ro", "--share", "t="+strings.ReplaceAll(dir, ",", `\,`)+",ro")
 	want := config.Share{Tag: config.VolumeTag(0), Dir: dir, Guest: "/x", ReadOnly: true}
@@ -328,7 +328,7 @@ func TestStreams(t *testing.T) {
 			t.Error(err)
 		}
 		_, err := io.WriteString(f.opts.Stderr, "err")
-		return machine.Outcome{}, err
+		return machine.Outcome{Kind: machine.Exited}, err
 	}}
 	b := newBench(t, f)
 	in, err := os.Open(name)
@@ -351,7 +351,7 @@ func TestKernelLogAndReport(t *testing.T) {
 	write(t, report, strings.Repeat("an older and longer report\n", 99))
 	b := newBench(t, &fake{life: func(_ context.Context, f *fake) (machine.Outcome, error) {
 		_, err := io.WriteString(f.opts.KernelLog, "Linux version 6.12\n")
-		return machine.Outcome{Status: 3}, err
+		return machine.Outcome{Kind: machine.Exited, Status: 3}, err
 	}})
 	if status := b.tenon("run", "--kernel-log", log, "--report", report); status != 3 {
 		t.Errorf("status %d, stderr %q", status, &b.err)
@@ -366,7 +366,7 @@ func TestKernelLogAndReport(t *testing.T) {
 }
 
 func TestReportThatCannotBeWritten(t *testing.T) {
-	b := newBench(t, ends(machine.Outcome{}))
+	b := newBench(t, ends(machine.Outcome{Kind: machine.Exited}))
 	if status := b.tenon("run", "--report", "/dev/full"); status != 125 || !strings.HasPrefix(b.err.String(), "tenon: --report: ") {
 		t.Errorf("status %d, stderr %q", status, &b.err)
 	}

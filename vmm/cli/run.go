@@ -117,7 +117,7 @@ func (s *session) run() (int, error) {
 	defer end.stop()
 	keys.quit = func() { end.ask(hangUp) }
 	keys.help = func() { fmt.Fprintf(s.stderr, "\r\ntenon: %s\r\n", escapeHelp) }
-	outcome, err := drive(ctx, m, term, end)
+	outcome, err := drive(ctx, m, term, keys, end)
 	if err != nil {
 		return 0, err
 	}
@@ -126,13 +126,14 @@ func (s *session) run() (int, error) {
 
 // drive runs the machine with the terminal in raw mode, if there is one, and with the
 // process's signals. Both are as before when it returns or panics.
-func drive(ctx context.Context, m runner, term *terminal, end *ending) (machine.Outcome, error) {
+func drive(ctx context.Context, m runner, term *terminal, keys *escapes, end *ending) (machine.Outcome, error) {
 	defer watchSignals(m, term, end)() // until the terminal is restored
 	if term != nil {
 		if err := term.raw(); err != nil {
 			return machine.Outcome{}, fmt.Errorf("terminal: raw mode: %w: start tenon with standard input from a file or pipe", err)
 		}
 		defer term.restore()
+		keys.start()
 	}
 	return m.Run(ctx)
 }

@@ -37,11 +37,11 @@ func TestSignalsReachTheCommand(t *testing.T) {
 func TestSecondSignalEndsTheGuest(t *testing.T) {
 	b := newBench(t, &fake{life: func(ctx context.Context, f *fake) (machine.Outcome, error) {
 		if err := unix.Kill(os.Getpid(), unix.SIGTERM); err != nil {
-			return machine.Outcome{}, err
+			return machine.Outcome{Kind: machine.Exited}, err
 		}
 		<-f.signals
 		if err := unix.Kill(os.Getpid(), unix.SIGINT); err != nil {
-			return machine.Outcome{}, err
+			return machine.Outcome{Kind: machine.Exited}, err
 		}
 		<-ctx.Done()
 		return machine.Outcome{Kind: machine.Terminated}, nil

@@ -104,11 +104,11 @@ func TestKeys(t *testing.T) {
 	var master *os.File
 	f.life = func(_ context.Context, f *fake) (machine.Outcome, error) {
 		if _, err := io.WriteString(master, "a\r\x03\x01c\x01aul\x01x"); err != nil {
-			return machine.Outcome{}, err
+			return machine.Outcome{Kind: machine.Exited}, err
 		}
 		got := make([]byte, 6)
 		if _, err := io.ReadFull(f.opts.Stdin, got); err != nil {
-			return machine.Outcome{}, err
+			return machine.Outcome{Kind: machine.Exited}, err
 		}
 		if string(got) != "a\r\x03\x01ul" {
 			t.Errorf("the guest got %q", got)
@@ -137,7 +137,7 @@ func TestResize(t *testing.T) {
 		if size := <-f.sizes; size != [2]uint16{50, 132} {
 			t.Errorf("size %v", size)
 		}
-		return machine.Outcome{}, err
+		return machine.Outcome{Kind: machine.Exited}, err
 	}
 	var b *bench
 	b, master, _ = onTerminal(t, f)
@@ -159,7 +159,7 @@ func TestRedirectedOutput(t *testing.T) {
 		if line != "typed\n" {
 			t.Errorf("the guest got %q", line)
 		}
-		return machine.Outcome{}, err
+		return machine.Outcome{Kind: machine.Exited}, err
 	}
 	b, master, s := onTerminal(t, f)
 	slave, b.stdout = s, &b.out

@@ -58,13 +58,14 @@ func (m *Machine) builtIn(d image.Driver) bool {
 // findDrivers refuses a kernel that cannot do the job, and learns what of the
 // rest is a module.
 func (m *Machine) findDrivers() error {
-	if !m.ownInit() {
-		return nil
-	}
 	for _, d := range image.Drivers() {
 		s, err := m.driver(d)
 		if err != nil {
 			return err
+		}
+		m.lateConsole = m.lateConsole || s != image.BuiltIn && d.Name == consoleDriver
+		if !m.ownInit() {
+			continue // what the user's init needs is the user's to know
 		}
 		if s == image.Missing && d.Required {
 			return &image.MissingError{Release: m.image.Release, Driver: d}
@@ -73,7 +74,6 @@ func (m *Machine) findDrivers() error {
 			return fmt.Errorf("--no-initrd: kernel %s has %s as a module (%s=m): leave --no-initrd out, or use a kernel with it built in",
 				m.image.Release, d.What, d.Config)
 		}
-		m.lateConsole = m.lateConsole || s == image.Module && d.Name == consoleDriver
 	}
 	return nil
 }

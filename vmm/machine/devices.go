@@ -74,6 +74,7 @@ func (m *Machine) buildConsole() error {
 		ports = append(ports, m.port)
 	}
 	m.console = console.New(ports...)
+	m.console.Resize(m.opts.Cols, m.opts.Rows)
 	return m.addFunction("virtio-console", m.console)
 }
 
@@ -104,7 +105,7 @@ func (m *Machine) openShares() error {
 	if err != nil {
 		return err
 	}
-	root := passthrough.Options{ReadOnly: m.config.Root.ReadOnly, OneDevice: m.overlaid(), Budget: budget}
+	root := passthrough.Options{ReadOnly: m.config.Root.ReadOnly, OneDevice: m.overlaid(), Budget: budget, Busy: m.image.File()}
 	if m.config.NoInitrd {
 		root.Grafts = []passthrough.Graft{{Name: graftedInit, File: m.opts.Init}}
 	}
@@ -113,7 +114,7 @@ func (m *Machine) openShares() error {
 	}
 	for _, list := range [][]config.Share{m.config.Volumes, m.config.Shares} {
 		for _, s := range list {
-			if err := m.openShare(s, passthrough.Options{ReadOnly: s.ReadOnly, Budget: budget}); err != nil {
+			if err := m.openShare(s, passthrough.Options{ReadOnly: s.ReadOnly, Budget: budget, Busy: m.image.File()}); err != nil {
 				return err
 			}
 		}

@@ -20,15 +20,15 @@ type Kind int
 
 // The ways a run ends. Exited to SetupFailed are the guest's init's own words.
 const (
-	Exited        Kind = iota // Status is the command's exit status
-	Signaled                  // Status is the signal's number
-	NotFound                  // there is no such command in the guest
-	NotExecutable             // the command cannot be executed
-	SetupFailed               // the guest's init could not prepare the system; Message says why
-	Died                      // the guest went without a word: panic, reset, power-off
-	TimedOut                  // Config.Timeout passed
-	Terminated                // the context ended; nothing more is known of the command
-	PoweredOff                // the user's own initrd powered the machine off
+	Exited        Kind = iota + 1 // Status is the command's exit status
+	Signaled                      // Status is the signal's number
+	NotFound                      // there is no such command in the guest
+	NotExecutable                 // the command cannot be executed
+	SetupFailed                   // the guest's init could not prepare the system; Message says why
+	Died                          // the guest went without a word: panic, reset, power-off
+	TimedOut                      // Config.Timeout passed
+	Terminated                    // the context ended; nothing more is known of the command
+	PoweredOff                    // the user's own initrd powered the machine off
 )
 
 // Outcome is the end of a run.
@@ -59,10 +59,10 @@ type cause struct {
 type causeKind int
 
 const (
-	causeResult   causeKind = iota // the command's end was reported
-	causePowerOff                  // ACPI S5
-	causeReset                     // ACPI reset, i8042, triple fault
-	causeError                     // KVM or a device gave up
+	causeResult   causeKind = iota + 1 // the command's end was reported
+	causePowerOff                      // ACPI S5
+	causeReset                         // ACPI reset, i8042, triple fault
+	causeError                         // KVM or a device gave up
 	causeTimeout
 	causeCancel
 )
@@ -136,7 +136,7 @@ func (m *Machine) startCPUs() {
 // startConsole moves bytes between the guest and our surroundings.
 func (m *Machine) startConsole() {
 	if !m.ownInit() {
-		go copyOut(m.opts.Stdout, m.login)
+		go copyOut(io.MultiWriter(m.log, m.opts.Stdout), m.login)
 		if m.opts.Stdin != nil {
 			go m.typeIn()
 		}
@@ -169,7 +169,13 @@ func (m *Machine) awaitWord() {
 	}
 }
 
-func copyOut(w io.Writer, r io.Reader) { _, _ = io.Copy(w, r) }
+// copyOut copies until the machine closes r. A closed standard output does not
+// end the guest, and a console that nobody reads would stop it.
+func copyOut(w io.Writer, r io.Reader) {
+	if _, err := io.Copy(w, r); err != nil {
+		_, _ = io.Copy(io.Discard, r)
+	}
+}
 
 // typeIn gives our input to the console the kernel has.
 func (m *Machine) typeIn() {

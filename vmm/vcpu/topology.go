@@ -34,7 +34,7 @@ const (
 // thread, APIC id = processor id. tscDeadline says that KVM offers the
 // deadline timer, without which the guest calibrates its timer in a busy loop.
 func Topology(supported []kvm.CPUIDEntry, id, n int, tscDeadline bool) []kvm.CPUIDEntry {
-	list := append([]kvm.CPUIDEntry(nil), supported...)
+	list := withLevels(supported)
 	for i := range list {
 		switch e := &list[i]; e.Function {
 		case leafFeatures:
@@ -53,6 +53,25 @@ func Topology(supported []kvm.CPUIDEntry, id, n int, tscDeadline bool) []kvm.CPU
 			e.Ecx = e.Ecx&^0xf0ff | uint32(idBits(n))<<12 | uint32(n-1)&0xff
 		case leafAMDTopo:
 			e.Eax, e.Ebx, e.Ecx = uint32(id), uint32(id)&0xff, 0
+		}
+	}
+	return list
+}
+
+// withLevels copies the list and gives the extended topology leaves three
+// sub-leaves, to be written by topology: since Linux 6.2 KVM gives only the first.
+func withLevels(supported []kvm.CPUIDEntry) []kvm.CPUIDEntry {
+	const significantIndex = 1 // KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+	list := make([]kvm.CPUIDEntry, 0, len(supported)+4)
+	for _, e := range supported {
+		switch {
+		case e.Function != leafTopology && e.Function != leafTopologyV2:
+			list = append(list, e)
+		case e.Index == 0:
+			for i := range uint32(3) {
+				e.Index, e.Flags = i, significantIndex
+				list = append(list, e)
+			}
 		}
 	}
 	return list

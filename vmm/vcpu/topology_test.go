@@ -21,7 +21,6 @@ func TestTopologyNamesEveryProcessor(t *testing.T) {
 		{Function: leafCaches, Index: 0, Eax: 1 | 1<<5 | 0xffff<<14},
 		{Function: leafCaches, Index: 3, Eax: 3 | 3<<5 | 0xffff<<14},
 		{Function: leafTopology, Index: 0, Eax: 7, Ebx: 7},
-		{Function: leafTopology, Index: 1, Eax: 7, Ebx: 7},
 		{Function: leafKVM, Eax: 0xffff},
 		{Function: leafAMDSizes, Eax: 0x3027, Ecx: 0xffff},
 		{Function: leafAMDTopo, Eax: 9, Ebx: 9, Ecx: 9},

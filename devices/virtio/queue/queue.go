@@ -156,7 +156,7 @@ func (q *Queue) PopHead() (head uint16, ok bool, err error) {
 	// Entries in use and entries waiting share the ring, so the driver's index
 	// is never more than one ring ahead of ours. This also bounds how many
 	// chains are in flight, whatever the guest writes.
-	if idx-uint16(q.pushed.Load()) > q.size {
+	if idx-q.next > q.size || idx-uint16(q.pushed.Load()) > q.size {
 		return 0, false, ErrAvailIndex
 	}
 	at := availHeader + availRingElem*int(q.next&(q.size-1))

@@ -282,3 +282,20 @@ func TestLongIndirectTable(t *testing.T) {
 		r.Used()
 	}
 }
+
+// TestAvailIndexGoesBack: entries taken already are not handed out again.
+func TestAvailIndexGoesBack(t *testing.T) {
+	r, q := pair(t, 8, all)
+	for range 5 {
+		r.Add(queuetest.Buffer{At: data, Len: 1})
+	}
+	for range 5 {
+		if _, ok, err := q.PopHead(); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	r.SetAvailIdx(3)
+	if _, ok, err := q.PopHead(); ok || err != queue.ErrAvailIndex {
+		t.Errorf("a chain: %v, error %v", ok, err)
+	}
+}
