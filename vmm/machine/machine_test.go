@@ -5,10 +5,12 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"tenon/guest/image"
 	"tenon/vmm/boot"
@@ -244,5 +246,39 @@ func TestKernelLogKeepsTail(t *testing.T) {
 	}
 	if got := newKernelLog(nil).lines(3); got != nil {
 		t.Errorf("an empty log has %q", got)
+	}
+}
+
+// TestBlockedLogDoesNotHoldTheTail: the log's copy goes to somebody who does
+// not read; the tail is there all the same.
+func TestBlockedLogDoesNotHoldTheTail(t *testing.T) {
+	r, w := io.Pipe()
+	l := newKernelLog(w)
+	done := make(chan struct{})
+	go func() {
+		l.add([]byte("last words\n"))
+		close(done)
+	}()
+	for len(l.lines(1)) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case <-done:
+		t.Error("the copy was written to nobody")
+	default:
+	}
+	r.Close()
+	<-done
+}
+
+// TestClosedOutputDoesNotStopTheConsole: what the console says after its reader
+// is gone is still taken from it.
+func TestClosedOutputDoesNotStopTheConsole(t *testing.T) {
+	r, w := io.Pipe()
+	r.Close()
+	src := strings.NewReader(strings.Repeat("x", 1<<20))
+	copyOut(w, src)
+	if src.Len() != 0 {
+		t.Errorf("%d bytes were never read", src.Len())
 	}
 }
