@@ -181,7 +181,8 @@ func TestSession(t *testing.T) {
 		{"others that ignore SIGTERM", sh("(trap '' TERM; exec sleep 1000) & sleep 0.1; echo started"), "", exited(0), "started\n", ""},
 		{"not a terminal", sh("for i in 0 1 2; do test -t $i && echo $i; done; exit 0"), "", exited(0), "", ""},
 		{"nothing else open", channel.Spec{Command: []string{"ls", "/proc/self/fd"}}, "", exited(0), "0\n1\n2\n3\n", ""}, // 3 is ls's own
-		{"default signals", sh("grep -E 'Sig(Blk|Ign):' /proc/self/status | cut -f2"), "", exited(0), "0000000000000000\n0000000000000000\n", ""},
+		// Signals from 32 are the C library's and whatever started the tests may ignore one.
+		{"default signals", sh("for s in $(grep -E 'Sig(Blk|Ign):' /proc/self/status | cut -f2); do echo $((0x$s & 0x7fffffff)); done"), "", exited(0), "0\n0\n", ""},
 		{"session leader", sh("set -- $(cat /proc/$$/stat); test $1 = $5 && test $1 = $6"), "", exited(0), "", ""},
 		{"host name", func() channel.Spec { s := sh("cat /proc/sys/kernel/hostname"); s.Hostname = "inside"; return s }(), "", exited(0), "inside\n", ""},
 		{"loopback", sh("grep -c 'lo$' /proc/net/if_inet6; grep -c 127.0.0.1 /proc/net/fib_trie >/dev/null && echo up"), "", exited(0), "1\nup\n", ""},
