@@ -104,6 +104,42 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// TestNothingIsMadeOverBudget: what a guest cannot be told of is not created.
+func TestNothingIsMadeOverBudget(t *testing.T) {
+	f := share(t, 3, 3)
+	var e virtiofs.Entry
+	for i := range 3 {
+		switch err := f.Lookup(fuse.RootID, name(t, fmt.Sprint("f", i)), &e); {
+		case err != 0:
+			t.Fatal(err)
+		case i < 1:
+			continue
+		}
+		// Two descriptors in use, then three: a file needs two more, the rest one.
+		calls := map[string]func() unix.Errno{"create": func() unix.Errno {
+			_, err := f.Create(&virtiofs.Caller{}, fuse.RootID, name(t, "create"), 0o644, virtiofs.OpenFlags{Flags: unix.O_RDWR | unix.O_EXCL}, &e)
+			return err
+		}}
+		if i == 2 {
+			calls["mkdir"] = func() unix.Errno { return f.Mkdir(&virtiofs.Caller{}, fuse.RootID, name(t, "mkdir"), 0o755, &e) }
+			calls["mknod"] = func() unix.Errno {
+				return f.Mknod(&virtiofs.Caller{}, fuse.RootID, name(t, "mknod"), unix.S_IFIFO|0o644, 0, &e)
+			}
+			calls["symlink"] = func() unix.Errno {
+				return f.Symlink(&virtiofs.Caller{}, fuse.RootID, name(t, "symlink"), name(t, "target").CString, &e)
+			}
+		}
+		for what, call := range calls {
+			if err := call(); err != unix.ENFILE {
+				t.Errorf("%s with %d descriptors in use: %v", what, i+1, err)
+			}
+			if err := f.Lookup(fuse.RootID, name(t, what), &e); err != unix.ENOENT {
+				t.Errorf("%s was refused and is there: %v", what, err)
+			}
+		}
+	}
+}
+
 // TestListingOverBudget: a directory is listed whole though nodes for all of it
 // cannot be had.
 func TestListingOverBudget(t *testing.T) {

@@ -211,6 +211,16 @@ func TestStopLeavesExitStorm(t *testing.T) {
 	}
 }
 
+// TestStopHoldsUntilEntry: a Stop whose signal came before KVM_RUN keeps the
+// thread out of the guest all the same.
+func TestStopHoldsUntilEntry(t *testing.T) {
+	g := newGuest(t, 0xf4) // hlt
+	g.cpu.Stop()
+	if reason, err := g.cpu.vcpu.Run(); err != nil || reason != kvm.Interrupted {
+		t.Errorf("the guest was entered: %v, %v", reason, err)
+	}
+}
+
 func TestGuestThatCannotGoOn(t *testing.T) {
 	g := newGuest(t, 0xff, 0x25, 0x00, 0x00, 0x00, 0x90) // jmp [0x90000000]: to 0xffffffff
 	err := g.cpu.Loop()
