@@ -50,7 +50,7 @@ func TestTimeoutWithoutGuest(t *testing.T) {
 }
 
 func TestPanicIsNoPass(t *testing.T) {
-	r := shell(t, `echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger; sleep 1000`).want(t, 255)
+	r := runOnce(t, nil, "run", "--", "sh", "-c", `echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger; sleep 1000`).want(t, 255)
 	contains(t, "standard error", r.stderr, "Kernel panic")
 	if r.stdout != "" {
 		t.Errorf("the kernel log is on standard output: %s", r.stdout)
@@ -58,7 +58,7 @@ func TestPanicIsNoPass(t *testing.T) {
 }
 
 func TestPowerOffIsNoPass(t *testing.T) {
-	shell(t, `echo 1 > /proc/sys/kernel/sysrq; echo o > /proc/sysrq-trigger; sleep 1000`).want(t, 255)
+	runOnce(t, nil, "run", "--", "sh", "-c", `echo 1 > /proc/sys/kernel/sysrq; echo o > /proc/sysrq-trigger; sleep 1000`).want(t, 255)
 }
 
 // TestTerm sends SIGTERM to tenon: the command hears of it, what it writes
