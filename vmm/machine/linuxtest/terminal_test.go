@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,17 +79,15 @@ func TestTerminal(t *testing.T) {
 	tenon := needKVM(t)
 	for _, x := range []struct {
 		name, script string
-		act          func(*terminal, *os.Process) error // once the guest has said ready
+		act          func(*terminal, *os.Process) error // once the guest has said ready, nil if it need not
 		status       int
 	}{
 		{"exit", `stty size; tty; exit 5`, nil, 5},
 		{"SIGTERM", `echo ready; sleep 1000`, func(_ *terminal, p *os.Process) error {
 			return p.Signal(syscall.SIGTERM)
 		}, 128 + 15},
-		{"Ctrl-A X", `echo ready; sleep 1000`, func(x *terminal, _ *os.Process) error {
-			_, err := x.master.WriteString("\x01x")
-			return err
-		}, 128 + 1},
+		{"Ctrl-A X", `echo ready; sleep 1000`, pressQuit, 128 + 1},
+		{"Ctrl-A X while the kernel boots", ``, pressQuit, 128 + 1},
 		{"Ctrl-C", `trap 'exit 4' INT; echo ready; while :; do sleep 0.1; done`, func(x *terminal, _ *os.Process) error {
 			_, err := x.master.WriteString("\x03")
 			return err
@@ -106,10 +105,10 @@ func TestTerminal(t *testing.T) {
 			kill := time.AfterFunc(bootTime, func() { cmd.Process.Kill() })
 			defer kill.Stop()
 			if x.act != nil {
-				term.await(t, "ready")
-				if term.modes(t) == before {
-					t.Error("the terminal is not raw while the guest has it")
+				if x.script != "" {
+					term.await(t, func() bool { return strings.Contains(term.text(), "ready") })
 				}
+				term.await(t, func() bool { return term.modes(t) != before })
 				if err := x.act(term, cmd.Process); err != nil {
 					t.Fatal(err)
 				}
@@ -128,11 +127,16 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-func (x *terminal) await(t *testing.T, word string) {
+func pressQuit(x *terminal, _ *os.Process) error {
+	_, err := x.master.WriteString("\x01x")
+	return err
+}
+
+func (x *terminal) await(t *testing.T, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(bootTime); !bytes.Contains([]byte(x.text()), []byte(word)); {
+	for end := time.Now().Add(bootTime); !done(); {
 		if time.Now().After(end) {
-			t.Fatalf("the guest never said %q:\n%s", word, x.text())
+			t.Fatalf("the guest never got ready, or the terminal never raw:\n%s", x.text())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
