@@ -53,7 +53,11 @@ func stockKernels(sys *kvm.System) error {
 	if hardwareVirtualisation() {
 		return nil
 	}
-	return microGuest(sys)
+	cpuid, err := sys.SupportedCPUID()
+	if err != nil {
+		return err
+	}
+	return microGuest(sys, cpuid, probeSteps(cpuid))
 }
 
 // hardwareVirtualisation reads the first processor's flags. With VMX or SVM
@@ -169,17 +173,13 @@ func (l *lastStep) Write(_ uint64, p []byte) { l.done = int(p[0]) + 1 }
 // probeTime bounds a micro-guest that neither stops nor fails.
 const probeTime = 2 * time.Second
 
-func microGuest(sys *kvm.System) error {
+// microGuest runs the steps; the error names the one that failed.
+func microGuest(sys *kvm.System, cpuid []kvm.CPUIDEntry, steps []probeStep) error {
 	mem, err := unix.Mmap(-1, 0, probeSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("probe: %d bytes of memory: %w", probeSize, err)
 	}
 	defer unix.Munmap(mem)
-	cpuid, err := sys.SupportedCPUID()
-	if err != nil {
-		return err
-	}
-	steps := probeSteps(cpuid)
 	probeMemory(mem, steps)
 	var seen lastStep
 	if err := runProbe(sys, mem, cpuid, &seen); !errors.Is(err, vcpu.ErrHalted) {
