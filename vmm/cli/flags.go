@@ -36,7 +36,7 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Category: groupKernel, Name: "cmdline",
 			Usage: "replace the kernel's command line by `TEXT`; for a COMMAND it must hold " + guestinit.Marker},
 		&cli.StringFlag{Category: groupKernel, Name: "console", DefaultText: string(d.Console),
-			Usage: "`hvc|serial`: carry the kernel's console over virtio or a 16550"},
+			Usage: "`hvc|serial`: carry the kernel's console over virtio, or a 16550, which also serves where virtio-console is a module"},
 
 		&cli.StringFlag{Category: groupMachine, Name: "cpus", Aliases: []string{"c"}, DefaultText: "as many as the host",
 			Usage: fmt.Sprintf("`N`: how many CPUs, 1 to %d", config.MaxCPUs)},

@@ -13,7 +13,6 @@ import (
 	"tenon/vmm/boot"
 	"tenon/vmm/config"
 	"tenon/vmm/layout"
-	"tenon/vmm/vcpu"
 )
 
 // openKernel opens the kernel and gathers what it starts with from files. A
@@ -174,9 +173,7 @@ func (m *Machine) cmdline() (string, error) {
 }
 
 func (m *Machine) writeACPI() (memory.GPA, error) {
-	ram := layout.RAM(m.config.Memory)
-	base, size := layout.MMIO64(vcpu.PhysicalBits(m.cpuid), layout.End(ram))
-	blob, err := acpi.Build(acpi.Options{CPUs: m.config.CPUs, MMIO64: layout.Range{Base: base, Len: size}})
+	blob, err := acpi.Build(acpi.Options{CPUs: m.config.CPUs, MMIO64: m.window64()})
 	if err != nil {
 		return 0, err
 	}

@@ -11,6 +11,7 @@ import (
 	"tenon/devices/virtio/fs"
 	virtiopci "tenon/devices/virtio/pci"
 	"tenon/devices/virtio/rng"
+	"tenon/guest/channel"
 	"tenon/virtiofs"
 	"tenon/virtiofs/passthrough"
 	"tenon/vmm/config"
@@ -18,9 +19,6 @@ import (
 	"tenon/vmm/layout"
 	"tenon/vmm/vcpu"
 )
-
-// channelPort is the name by which the guest's init finds its port.
-const channelPort = "tenon"
 
 // graftedInit is where a guest without an initrd finds its init: a name at the
 // root of its share that exists for guests only.
@@ -46,10 +44,9 @@ func (l line) Lower() { _ = l.vm.SetIRQLine(l.gsi, false) }
 
 func (m *Machine) buildDevices() error {
 	processSettings(m.config.CPUs)
-	base, size := layout.MMIO64(vcpu.PhysicalBits(m.cpuid), layout.End(layout.RAM(m.config.Memory)))
 	m.pci = pci.NewHost(pci.Windows{
 		MMIO32: bus.Range{Base: layout.MMIO32, Len: layout.MMIO32Len},
-		MMIO64: bus.Range{Base: base, Len: size},
+		MMIO64: m.window64(),
 	})
 	if err := m.buildConsole(); err != nil {
 		return err
@@ -60,7 +57,13 @@ func (m *Machine) buildDevices() error {
 	if err := m.buildShares(); err != nil {
 		return err
 	}
-	return m.buildBuses(bus.Range{Base: base, Len: size})
+	return m.buildBuses()
+}
+
+// window64 is where 64-bit BARs go, above RAM.
+func (m *Machine) window64() layout.Range {
+	base, size := layout.MMIO64(vcpu.PhysicalBits(m.cpuid), layout.End(layout.RAM(m.config.Memory)))
+	return layout.Range{Base: base, Len: size}
 }
 
 // buildConsole makes the kernel's console and, unless the user's own initrd is
@@ -70,7 +73,7 @@ func (m *Machine) buildConsole() error {
 	ports := []*console.Port{m.login}
 	if m.ownInit() {
 		m.login.Sink = m.log.add
-		m.port = &console.Port{Name: channelPort}
+		m.port = &console.Port{Name: channel.PortName}
 		ports = append(ports, m.port)
 	}
 	m.console = console.New(ports...)
@@ -159,7 +162,8 @@ var services = map[config.Service]fs.Service{
 }
 
 // buildBuses gives every address to its device. After that the tables are frozen.
-func (m *Machine) buildBuses(window64 bus.Range) error {
+func (m *Machine) buildBuses() error {
+	window64 := m.window64()
 	m.serial = legacy.NewSerial(line{m.vm, layout.COM1IRQ}, m.serialOut)
 	reset := func() { m.finish(cause{kind: causeReset}) }
 	off := func() { m.finish(cause{kind: causePowerOff}) }

@@ -94,6 +94,7 @@ func (m *Machine) Run(ctx context.Context) (Outcome, error) {
 	m.awaitWord()
 	m.stages.done("guest")
 	m.stopCPUs()
+	m.drainConsole()
 	if m.config.Report != "" {
 		var err error
 		if m.rss, err = m.measureRSS(); err != nil {
@@ -136,7 +137,10 @@ func (m *Machine) startCPUs() {
 // startConsole moves bytes between the guest and our surroundings.
 func (m *Machine) startConsole() {
 	if !m.ownInit() {
-		go copyOut(io.MultiWriter(m.log, m.opts.Stdout), m.login)
+		go func() {
+			defer close(m.copied)
+			copyOut(io.MultiWriter(m.log, m.opts.Stdout), m.login)
+		}()
 		if m.opts.Stdin != nil {
 			go m.typeIn()
 		}
@@ -174,6 +178,19 @@ func (m *Machine) awaitWord() {
 func copyOut(w io.Writer, r io.Reader) {
 	if _, err := io.Copy(w, r); err != nil {
 		_, _ = io.Copy(io.Discard, r)
+	}
+}
+
+// drainConsole lets what a guest with its own init said last reach standard
+// output. Somebody who does not read that is not waited for.
+func (m *Machine) drainConsole() {
+	if m.ownInit() || m.stuck {
+		return
+	}
+	m.console.Close()
+	select {
+	case <-m.copied:
+	case <-time.After(stopGrace):
 	}
 }
 

@@ -72,6 +72,7 @@ type Machine struct {
 	running sync.WaitGroup // vCPU goroutines
 	stuck   bool           // a vCPU thread did not come to rest: nothing can be freed
 
+	copied  chan struct{}       // closed when the console of the user's own init is read to its end
 	word    chan channel.Result // the command's end as the guest reported it
 	end     chan struct{}       // closed when cause is set
 	endOnce sync.Once
@@ -97,7 +98,7 @@ func newMachine(c config.Machine, o Options) *Machine {
 	return &Machine{
 		config: c, opts: o, log: newKernelLog(o.KernelLog),
 		launch: make(chan struct{}), abandon: make(chan struct{}),
-		word: make(chan channel.Result, 1), end: make(chan struct{}),
+		copied: make(chan struct{}), word: make(chan channel.Result, 1), end: make(chan struct{}),
 	}
 }
 

@@ -152,7 +152,7 @@ func TestWorkload(t *testing.T) {
 // its host's files at a time; there the walk is through a tree of the lab's own.
 func TestFindCountsAsHost(t *testing.T) {
 	tree, flags := "/usr", []string{"-c", "2"}
-	if os.Getenv("LAB_EXT4") != "" {
+	if os.Getenv("LAB_EMULATED") != "" {
 		tree = manyFiles(t, 100, 200)
 		flags = append(flags, "-v", tree+":"+tree+",ro")
 	}
