@@ -28,6 +28,16 @@ const MaxGroups = 32
 type Caller struct {
 	UID, GID, PID uint32
 	Groups        []uint32 // supplementary groups that matter for this request
+	// Umask is taken off the mode of what is created unless the directory has a
+	// default ACL; 0 where the guest has applied it already (no FUSE_DONT_MASK).
+	Umask  uint32
+	Labels []Label // set on what is created (FUSE_SECURITY_CTX)
+}
+
+// Label is one security attribute that a guest gives a new inode.
+type Label struct {
+	Name  CString
+	Value []byte
 }
 
 // Entry is the answer to everything that finds or makes a node; the node's
@@ -50,6 +60,8 @@ type FS interface {
 	Files
 	Dirs
 	Xattrs
+	Locks
+	Ioctls
 }
 
 // Volume is the file system as a whole.
@@ -67,10 +79,16 @@ type Volume interface {
 // Nodes is what can be asked of an inode.
 type Nodes interface {
 	Lookup(parent NodeID, name Name, e *Entry) unix.Errno
+	// Self counts a lookup of the node itself, which a guest calls "."; Parent
+	// one of the directory it is in, "..", which for the root is the root.
+	Self(n NodeID, e *Entry) unix.Errno
+	Parent(n NodeID, e *Entry) unix.Errno
 	// Forget takes count off the node's lookup count, not below zero; a node
 	// that reaches it is dropped.
 	Forget(n NodeID, count uint64)
-	Getattr(n NodeID, a *fuse.Attr) unix.Errno
+	// Getattr asks the node; the handle may be 0, and is of use where the node
+	// cannot be reached by itself any more.
+	Getattr(f File, a *fuse.Attr) unix.Errno
 	Setattr(n NodeID, in *fuse.SetattrIn, a *fuse.Attr) unix.Errno
 	Statx(n NodeID, mask uint32, st *unix.Statx_t) unix.Errno
 	// Readlink returns the length of the target, cut off at len(buf).
@@ -94,6 +112,7 @@ type Names interface {
 type OpenFlags struct {
 	Flags       uint32
 	KillSuidgid bool
+	Compare     bool // tell whether the contents changed since the last close
 }
 
 // WriteFlags is how data is to be written.
@@ -104,7 +123,9 @@ type WriteFlags struct {
 
 // Files is what can be done to open regular files.
 type Files interface {
-	Open(n NodeID, f OpenFlags) (Handle, unix.Errno)
+	// Open says with f.Compare whether the contents are for certain the same as
+	// when the node's last handle was released, else unchanged is false.
+	Open(n NodeID, f OpenFlags) (h Handle, unchanged bool, e unix.Errno)
 	Create(c *Caller, parent NodeID, name Name, mode uint32, f OpenFlags, e *Entry) (Handle, unix.Errno)
 	// Tmpfile creates a file without a name in the directory's file system.
 	Tmpfile(c *Caller, parent NodeID, mode uint32, f OpenFlags, e *Entry) (Handle, unix.Errno)
@@ -140,4 +161,32 @@ type Xattrs interface {
 	Listxattr(n NodeID, buf []byte) (int, unix.Errno)
 	Setxattr(n NodeID, name CString, value []byte, flags uint32) unix.Errno
 	Removexattr(n NodeID, name CString) unix.Errno
+}
+
+// Lock is one advisory lock (fuse_file_lock).
+type Lock struct {
+	Owner      uint64 // who holds it among the guest's processes; of no account with Flock
+	Start, End uint64 // bytes, the last one included; End 1<<63-1 is the end of the file
+	Type       uint32 // F_RDLCK, F_WRLCK or F_UNLCK
+	PID        uint32
+	Flock      bool // of flock(2): the whole file, and held by the open file
+}
+
+// Locks is advisory locks that hold against other guests and the host.
+type Locks interface {
+	// Getlk exchanges l for a lock that is in its way, or sets its Type to F_UNLCK.
+	Getlk(f File, l *Lock) unix.Errno
+	// Setlk takes or drops a lock. It never waits: EAGAIN is another's lock.
+	Setlk(f File, l *Lock) unix.Errno
+	// Flush drops the owner's locks on the node but those of flock(2), as every
+	// close(2) of a file by that owner does.
+	Flush(f File, owner uint64) unix.Errno
+}
+
+// Ioctls is the ioctl(2) commands that mean something on a file of the host.
+type Ioctls interface {
+	// Ioctl runs a command on an open file or directory; in is the argument's
+	// bytes and out has room for the answer, whose length it returns. ENOTTY is
+	// a command that is not known.
+	Ioctl(f File, dir bool, cmd uint32, in, out []byte) (int, unix.Errno)
 }

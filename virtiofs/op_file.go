@@ -9,7 +9,7 @@ import (
 func (s *Server) opOpen(r *Request) unix.Errno {
 	var in fuse.OpenIn
 	in.Decode(r.fixed[:])
-	h, e := s.fs.Open(r.node(), OpenFlags{
+	h, _, e := s.fs.Open(r.node(), OpenFlags{
 		Flags:       in.Flags,
 		KillSuidgid: in.OpenFlags&fuse.OpenKillSuidgid != 0,
 	})

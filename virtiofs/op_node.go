@@ -36,10 +36,12 @@ func (s *Server) opBatchForget(r *Request) unix.Errno {
 	return 0
 }
 
-// opGetattr ignores the file handle that may come along: the node is as good,
-// also after the file's last name is gone.
 func (s *Server) opGetattr(r *Request) unix.Errno {
-	return s.attrReply(r, s.fs.Getattr(r.node(), &r.attr))
+	f := File{Node: r.node()}
+	if fuse.Word32(r.fixed[:], 0)&fuse.GetattrFH != 0 {
+		f.Handle = Handle(fuse.Word64(r.fixed[:], 1))
+	}
+	return s.attrReply(r, s.fs.Getattr(f, &r.attr))
 }
 
 func (s *Server) opSetattr(r *Request) unix.Errno {

@@ -21,7 +21,18 @@ const (
 
 // Options is how a Server serves.
 type Options struct {
-	Policy Policy // the zero Policy stands for Auto()
+	Policy    Policy   // the zero Policy stands for Auto()
+	Writeback bool     // the guest may delay writes (FUSE_WRITEBACK_CACHE)
+	Locks     bool     // locks are the FS's; otherwise they are local to the guest
+	ACL       bool     // POSIX ACLs (FUSE_POSIX_ACL), applied by the FS
+	Labels    bool     // security attributes of new inodes come with the request (FUSE_SECURITY_CTX)
+	Observer  Observer // nil: none
+}
+
+// Observer is told of every request that was answered, on the thread that
+// served it: it must not block. op may be one that is not Known.
+type Observer interface {
+	Served(op fuse.Opcode, node NodeID, e unix.Errno, written uint32)
 }
 
 // Server answers FUSE requests from one file system: it decodes, checks, calls

@@ -33,14 +33,73 @@ func (s *SetattrIn) Decode(b []byte) {
 	s.Mode, s.UID, s.GID = le.Uint32(b[68:]), le.Uint32(b[76:]), le.Uint32(b[80:])
 }
 
-// MknodIn is fuse_mknod_in without the umask (see CreateIn).
+// MknodIn is fuse_mknod_in.
 type MknodIn struct {
-	Mode uint32
-	Rdev uint32 // Linux's new_encode_dev
+	Mode  uint32
+	Rdev  uint32 // Linux's new_encode_dev
+	Umask uint32 // see CreateIn
 }
 
 // Decode reads the 16 bytes.
-func (m *MknodIn) Decode(b []byte) { m.Mode, m.Rdev = le.Uint32(b[0:]), le.Uint32(b[4:]) }
+func (m *MknodIn) Decode(b []byte) {
+	m.Mode, m.Rdev, m.Umask = le.Uint32(b[0:]), le.Uint32(b[4:]), le.Uint32(b[8:])
+}
+
+// LkIn is fuse_lk_in, of GETLK, SETLK and SETLKW.
+type LkIn struct {
+	Fh, Owner  uint64
+	Start, End uint64 // bytes, the last one included
+	Type, PID  uint32 // F_RDLCK, F_WRLCK, F_UNLCK
+	Flags      uint32 // LkFlock
+}
+
+// Decode reads the 48 bytes.
+func (l *LkIn) Decode(b []byte) {
+	l.Fh, l.Owner, l.Start, l.End = le.Uint64(b[0:]), le.Uint64(b[8:]), le.Uint64(b[16:]), le.Uint64(b[24:])
+	l.Type, l.PID, l.Flags = le.Uint32(b[32:]), le.Uint32(b[36:]), le.Uint32(b[40:])
+}
+
+// EncodeLkOut writes fuse_lk_out, 24 bytes.
+func EncodeLkOut(b []byte, start, end uint64, typ, pid uint32) {
+	le.PutUint64(b[0:], start)
+	le.PutUint64(b[8:], end)
+	le.PutUint32(b[16:], typ)
+	le.PutUint32(b[20:], pid)
+}
+
+// IoctlIn is fuse_ioctl_in; the argument's InSize bytes follow it.
+type IoctlIn struct {
+	Fh              uint64
+	Flags, Cmd      uint32 // IoctlDir; the command of ioctl(2)
+	Arg             uint64 // the pointer in the guest's process: means nothing here
+	InSize, OutSize uint32 // bytes
+}
+
+// Decode reads the 32 bytes.
+func (i *IoctlIn) Decode(b []byte) {
+	i.Fh, i.Flags, i.Cmd, i.Arg = le.Uint64(b[0:]), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint64(b[16:])
+	i.InSize, i.OutSize = le.Uint32(b[24:]), le.Uint32(b[28:])
+}
+
+// EncodeIoctlOut writes fuse_ioctl_out with the command's result, 16 bytes; the
+// answer's bytes follow it.
+func EncodeIoctlOut(b []byte, result int32) {
+	clear(b[:16])
+	le.PutUint32(b, uint32(result))
+}
+
+// ReleaseIn is fuse_release_in.
+type ReleaseIn struct {
+	Fh           uint64
+	Flags        uint32 // of open(2)
+	ReleaseFlags uint32 // ReleaseFlush
+	LockOwner    uint64
+}
+
+// Decode reads the 24 bytes.
+func (r *ReleaseIn) Decode(b []byte) {
+	r.Fh, r.Flags, r.ReleaseFlags, r.LockOwner = le.Uint64(b[0:]), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint64(b[16:])
+}
 
 // ReadIn is fuse_read_in, of READ, READDIR and READDIRPLUS.
 type ReadIn struct {

@@ -14,22 +14,30 @@ const RootID = 1
 // INIT flags, bits 0-31 in init.flags and 32-63 in init.flags2.
 const (
 	AsyncRead         uint64 = 1 << 0
+	PosixLocks        uint64 = 1 << 1
 	AtomicOTrunc      uint64 = 1 << 3
+	ExportSupport     uint64 = 1 << 4
 	BigWrites         uint64 = 1 << 5
+	DontMask          uint64 = 1 << 6
+	FlockLocks        uint64 = 1 << 10
 	HasIoctlDir       uint64 = 1 << 11
 	AutoInvalData     uint64 = 1 << 12
 	DoReaddirplus     uint64 = 1 << 13
 	ReaddirplusAuto   uint64 = 1 << 14
 	AsyncDIO          uint64 = 1 << 15
 	WritebackCache    uint64 = 1 << 16
+	NoOpenSupport     uint64 = 1 << 17
 	ParallelDirops    uint64 = 1 << 18
+	PosixACL          uint64 = 1 << 20
 	MaxPages          uint64 = 1 << 22
 	CacheSymlinks     uint64 = 1 << 23
+	NoOpendirSupport  uint64 = 1 << 24
 	ExplicitInvalData uint64 = 1 << 25
 	Submounts         uint64 = 1 << 27
 	HandleKillprivV2  uint64 = 1 << 28
 	SetxattrExt       uint64 = 1 << 29
 	InitExt           uint64 = 1 << 30
+	SecurityCtx       uint64 = 1 << 32
 	CreateSuppGroup   uint64 = 1 << 34
 	DirectIOAllowMmap uint64 = 1 << 36
 )
@@ -40,6 +48,8 @@ const (
 	OpenKeepCache uint32 = 1 << 1
 	OpenCacheDir  uint32 = 1 << 3
 	OpenNoFlush   uint32 = 1 << 5
+
+	OpenParallelDirectWrites uint32 = 1 << 6
 )
 
 // Flags of single requests.
@@ -49,6 +59,11 @@ const (
 	WriteCache       uint32 = 1 << 0 // write_in.write_flags: delayed, from the guest's page cache
 	WriteKillSuidgid uint32 = 1 << 2 // write_in.write_flags
 	FsyncDatasync    uint32 = 1 << 0 // fsync_in.fsync_flags
+	GetattrFH        uint32 = 1 << 0 // getattr_in.getattr_flags: the handle counts
+	ReleaseFlush     uint32 = 1 << 0 // release_in.release_flags: also drop lock_owner's locks
+	LkFlock          uint32 = 1 << 0 // lk_in.lk_flags: of flock(2)
+	IoctlDir         uint32 = 1 << 4 // ioctl_in.flags: the handle is a directory's
+	SetxattrKillSgid uint32 = 1 << 0 // setxattr_in.setxattr_flags: an ACL that takes the set-group-id bit
 )
 
 // SETATTR valid bits (FATTR_*).

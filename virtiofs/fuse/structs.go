@@ -182,17 +182,18 @@ func EncodeOpenOut(b []byte, fh uint64, flags uint32) {
 	le.PutUint32(b[12:], 0)
 }
 
-// CreateIn is fuse_create_in (7.38: with open_flags). The umask is left out: a
-// guest that was not promised FUSE_DONT_MASK has applied it to Mode.
+// CreateIn is fuse_create_in (7.38: with open_flags). A guest that was not
+// promised FUSE_DONT_MASK has applied the umask to Mode already.
 type CreateIn struct {
 	Flags     uint32
 	Mode      uint32
+	Umask     uint32
 	OpenFlags uint32
 }
 
 // Decode reads the 16 bytes.
 func (c *CreateIn) Decode(b []byte) {
-	c.Flags, c.Mode, c.OpenFlags = le.Uint32(b[0:]), le.Uint32(b[4:]), le.Uint32(b[12:])
+	c.Flags, c.Mode, c.Umask, c.OpenFlags = le.Uint32(b[0:]), le.Uint32(b[4:]), le.Uint32(b[8:]), le.Uint32(b[12:])
 }
 
 // LseekIn is fuse_lseek_in.

@@ -28,13 +28,13 @@ func fillEntry(e *virtiofs.Entry, id virtiofs.NodeID, submount bool, st *unix.St
 }
 
 // Getattr implements virtiofs.Nodes.
-func (f *FS) Getattr(id virtiofs.NodeID, a *fuse.Attr) unix.Errno {
-	n := f.inodes.pin(id)
-	if n == nil {
-		return unix.ESTALE
+func (f *FS) Getattr(file virtiofs.File, a *fuse.Attr) unix.Errno {
+	n, e := f.pin(file.Node)
+	if e != 0 {
+		return e
 	}
-	e := f.attr(n, a)
-	f.inodes.unpin(n)
+	e = f.attr(n, a)
+	f.unpin(n)
 	return e
 }
 
@@ -60,13 +60,13 @@ func (f *FS) attr(n *inode, a *fuse.Attr) unix.Errno {
 
 // Statx implements virtiofs.Nodes.
 func (f *FS) Statx(id virtiofs.NodeID, mask uint32, st *unix.Statx_t) unix.Errno {
-	n := f.inodes.pin(id)
-	if n == nil {
-		return unix.ESTALE
+	n, e := f.pin(id)
+	if e != 0 {
+		return e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	var empty byte
-	e := statx(n.fd(), &empty, unix.AT_EMPTY_PATH, mask&(unix.STATX_BASIC_STATS|unix.STATX_BTIME), st)
+	e = statx(n.fd(), &empty, unix.AT_EMPTY_PATH, mask&(unix.STATX_BASIC_STATS|unix.STATX_BTIME), st)
 	if n.graft {
 		st.Mode, st.Uid, st.Gid, st.Nlink = graftMode, 0, 0, 1
 	}
@@ -75,11 +75,11 @@ func (f *FS) Statx(id virtiofs.NodeID, mask uint32, st *unix.Statx_t) unix.Errno
 
 // Readlink implements virtiofs.Nodes.
 func (f *FS) Readlink(id virtiofs.NodeID, buf []byte) (int, unix.Errno) {
-	n := f.inodes.pin(id)
-	if n == nil {
-		return 0, unix.ESTALE
+	n, e := f.pin(id)
+	if e != 0 {
+		return 0, e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	if n.typ != unix.S_IFLNK || len(buf) == 0 {
 		return 0, unix.EINVAL
 	}
@@ -87,14 +87,14 @@ func (f *FS) Readlink(id virtiofs.NodeID, buf []byte) (int, unix.Errno) {
 	return readlinkat(n.fd(), &empty, buf)
 }
 
-// pinForChange is inodes.pin for what changes the node itself.
+// pinForChange is pin for what changes the node itself.
 func (f *FS) pinForChange(id virtiofs.NodeID) (*inode, unix.Errno) {
-	n := f.inodes.pin(id)
+	n, e := f.pin(id)
 	switch {
-	case n == nil:
-		return nil, unix.ESTALE
+	case e != 0:
+		return nil, e
 	case n.graft, n.sealed:
-		f.inodes.unpin(n)
+		f.unpin(n)
 		return nil, unix.EROFS
 	}
 	return n, 0
@@ -107,7 +107,7 @@ func (f *FS) Setattr(id virtiofs.NodeID, in *fuse.SetattrIn, a *fuse.Attr) unix.
 	if e != 0 {
 		return e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	if e := f.chown(n, in); e != 0 {
 		return e
 	}
@@ -231,7 +231,7 @@ func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
 // attributes itself.
 func (f *FS) Access(c *virtiofs.Caller, id virtiofs.NodeID, mask uint32) unix.Errno {
 	var a fuse.Attr
-	if e := f.Getattr(id, &a); e != 0 {
+	if e := f.Getattr(virtiofs.File{Node: id}, &a); e != 0 {
 		return e
 	}
 	if mask&^(unix.R_OK|unix.W_OK|unix.X_OK) != 0 {

@@ -12,11 +12,11 @@ import (
 
 // Opendir implements virtiofs.Dirs.
 func (f *FS) Opendir(id virtiofs.NodeID) (virtiofs.Handle, unix.Errno) {
-	n := f.inodes.pin(id)
-	if n == nil {
-		return 0, unix.ESTALE
+	n, e := f.pin(id)
+	if e != 0 {
+		return 0, e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	if n.typ != unix.S_IFDIR {
 		return 0, unix.ENOTDIR
 	}
@@ -57,11 +57,11 @@ func (f *FS) Readdir(file virtiofs.File, cookie uint64, d *virtiofs.Dirents) uni
 		return e
 	}
 	defer f.handles.unpin(h)
-	n := f.inodes.pin(file.Node)
-	if n == nil {
-		return unix.ESTALE
+	n, e := f.pin(file.Node)
+	if e != 0 {
+		return e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if e := h.seek(cookie); e != 0 {

@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs"
+	"tenon/virtiofs/idmap"
+	"tenon/virtiofs/xattrmap"
 )
 
 // Options is how a directory is shared.
@@ -31,10 +33,36 @@ type Options struct {
 	// no directory that the guest would mount by itself (EREMOTE).
 	OneDevice bool
 	Budget    *Budget // shared by all shares of the process; nil: New makes one
+	// Handles says how inodes are kept that the guest knows and nothing uses.
+	Handles HandleMode
+	// Writeback is for a guest with a writeback cache: what it opens for writing
+	// is opened for reading too, as it fills its pages before it changes them.
+	Writeback bool
+	// Immutable promises that nobody changes the directory: files and
+	// directories may be used without being opened (handle 0).
+	Immutable bool
+	IDs       *idmap.Maps   // nil: user and group ids are the same on both sides
+	Xattrs    *xattrmap.Map // nil: names of extended attributes are the same on both sides
+	ACL       bool          // POSIX ACLs are shown and kept; otherwise EOPNOTSUPP
 	// Busy is a file that this process maps into guest RAM, nil for none: no
 	// guest may write to it or truncate it (ETXTBSY, as for a running program).
 	Busy *os.File
 }
+
+// HandleMode is how an inode is kept that the guest knows and nothing uses.
+type HandleMode uint8
+
+const (
+	// HandlesAuto keeps a file handle (name_to_handle_at(2)) where the host lets
+	// it be opened again, which takes CAP_DAC_READ_SEARCH and a file system that
+	// has handles; elsewhere as HandlesNever.
+	HandlesAuto HandleMode = iota
+	// HandlesAlways refuses to share a directory without file handles.
+	HandlesAlways
+	// HandlesNever keeps an O_PATH descriptor as long as the budget allows, and
+	// then the name under which the inode is opened again.
+	HandlesNever
+)
 
 // Graft is a host file shown to the guest as a read-only, executable regular
 // file under a name in the share's root. It hides a file of that name; READDIR
@@ -157,21 +185,21 @@ func (f *FS) Close() error {
 
 // Statfs implements virtiofs.Volume.
 func (f *FS) Statfs(id virtiofs.NodeID, s *unix.Statfs_t) unix.Errno {
-	n := f.inodes.pin(id)
-	if n == nil {
-		return unix.ESTALE
+	n, e := f.pin(id)
+	if e != 0 {
+		return e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	return fstatfs(n.fd(), s)
 }
 
 // Syncfs implements virtiofs.Volume.
 func (f *FS) Syncfs(id virtiofs.NodeID) unix.Errno {
-	n := f.inodes.pin(id)
-	if n == nil {
-		return unix.ESTALE
+	n, e := f.pin(id)
+	if e != 0 {
+		return e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	fd, e := f.reopen(n, unix.O_RDONLY)
 	if e != 0 {
 		return e

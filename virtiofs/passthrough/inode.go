@@ -102,6 +102,18 @@ func (t *inodes) unpin(n *inode) {
 	}
 }
 
+// pin returns the node with its descriptor open, which it stays until unpin;
+// ESTALE for an unknown id.
+func (f *FS) pin(id virtiofs.NodeID) (*inode, unix.Errno) {
+	n := f.inodes.pin(id)
+	if n == nil {
+		return nil, unix.ESTALE
+	}
+	return n, 0
+}
+
+func (f *FS) unpin(n *inode) { f.inodes.unpin(n) }
+
 // of is the number of the shard of an inode.
 func (t *inodes) of(k key) uint64 {
 	return (k.ino ^ k.dev ^ k.mnt<<32) * 0x9e3779b97f4a7c15 >> 58 % shards

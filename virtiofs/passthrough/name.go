@@ -14,90 +14,10 @@ func (f *FS) parent(id virtiofs.NodeID, name virtiofs.Name, taken unix.Errno) (*
 		return nil, e
 	}
 	if f.grafted(p, name.Bytes()) != nil {
-		f.inodes.unpin(p)
+		f.unpin(p)
 		return nil, taken
 	}
 	return p, 0
-}
-
-// Mknod implements virtiofs.Names. The device 0:0 is overlayfs's whiteout,
-// which is no device and needs no right.
-func (f *FS) Mknod(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name, mode, rdev uint32, e *virtiofs.Entry) unix.Errno {
-	switch mode & unix.S_IFMT {
-	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK, 0:
-		rdev = 0
-	case unix.S_IFCHR, unix.S_IFBLK:
-		whiteout := mode&unix.S_IFMT == unix.S_IFCHR && rdev == 0
-		if !f.options.Devices && !whiteout {
-			return unix.EPERM
-		}
-	default:
-		return unix.EINVAL
-	}
-	p, err := f.parent(parent, name, unix.EEXIST)
-	if err != 0 {
-		return err
-	}
-	defer f.inodes.unpin(p)
-	switched, err := f.create(c, 1)
-	if err != 0 {
-		return err
-	}
-	err = mknodat(p.fd(), name.Pointer(), mode&(unix.S_IFMT|0o7777), rdev)
-	f.ids.leave(switched)
-	return f.created(p, name, e, err)
-}
-
-// Mkdir implements virtiofs.Names.
-func (f *FS) Mkdir(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name, mode uint32, e *virtiofs.Entry) unix.Errno {
-	p, err := f.parent(parent, name, unix.EEXIST)
-	if err != 0 {
-		return err
-	}
-	defer f.inodes.unpin(p)
-	switched, err := f.create(c, 1)
-	if err != 0 {
-		return err
-	}
-	err = mkdirat(p.fd(), name.Pointer(), mode&0o7777)
-	f.ids.leave(switched)
-	return f.created(p, name, e, err)
-}
-
-// Symlink implements virtiofs.Names. The target is the guest's business: no
-// link is ever followed here.
-func (f *FS) Symlink(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name, target virtiofs.CString, e *virtiofs.Entry) unix.Errno {
-	p, err := f.parent(parent, name, unix.EEXIST)
-	if err != 0 {
-		return err
-	}
-	defer f.inodes.unpin(p)
-	switched, err := f.create(c, 1)
-	if err != 0 {
-		return err
-	}
-	err = symlinkat(target.Pointer(), p.fd(), name.Pointer())
-	f.ids.leave(switched)
-	return f.created(p, name, e, err)
-}
-
-// create takes on the caller's identity for making a file. It refuses where
-// there would be no descriptors left to tell the guest of it, as many as it
-// needs: a file that is there although its creation failed breaks whoever tries
-// again.
-func (f *FS) create(c *virtiofs.Caller, descriptors int64) (switched bool, e unix.Errno) {
-	if f.budget.lacks(descriptors) {
-		return false, unix.ENFILE
-	}
-	return f.ids.become(c)
-}
-
-// created looks up what a call has just made, unless it failed.
-func (f *FS) created(p *inode, name virtiofs.Name, e *virtiofs.Entry, err unix.Errno) unix.Errno {
-	if err != 0 {
-		return guestErrno(err)
-	}
-	return f.child(p, name.Pointer(), e)
 }
 
 // Link implements virtiofs.Names. linkat follows the link in /proc to the inode
@@ -107,12 +27,12 @@ func (f *FS) Link(id, parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.En
 	if err != 0 {
 		return err
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	p, err := f.parent(parent, name, unix.EEXIST)
 	if err != 0 {
 		return err
 	}
-	defer f.inodes.unpin(p)
+	defer f.unpin(p)
 	var path fdPath
 	err = linkat(f.proc, path.relative(n.fd()), p.fd(), name.Pointer(), unix.AT_SYMLINK_FOLLOW)
 	return f.created(p, name, e, err)
@@ -133,7 +53,7 @@ func (f *FS) remove(parent virtiofs.NodeID, name virtiofs.Name, flags int) unix.
 	if e != 0 {
 		return e
 	}
-	defer f.inodes.unpin(p)
+	defer f.unpin(p)
 	return unlinkat(p.fd(), name.Pointer(), flags)
 }
 
@@ -146,11 +66,11 @@ func (f *FS) Rename(parent virtiofs.NodeID, name virtiofs.Name, newParent virtio
 	if e != 0 {
 		return e
 	}
-	defer f.inodes.unpin(p)
+	defer f.unpin(p)
 	q, e := f.parent(newParent, newName, unix.EROFS)
 	if e != 0 {
 		return e
 	}
-	defer f.inodes.unpin(q)
+	defer f.unpin(q)
 	return renameat2(p.fd(), name.Pointer(), q.fd(), newName.Pointer(), flags)
 }

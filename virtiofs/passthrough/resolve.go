@@ -11,16 +11,22 @@ const statxMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID
 
 // Lookup implements virtiofs.Nodes.
 func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entry) unix.Errno {
-	p := f.inodes.pin(parent)
-	if p == nil {
-		return unix.ESTALE
+	p, err := f.pin(parent)
+	if err != 0 {
+		return err
 	}
-	defer f.inodes.unpin(p)
+	defer f.unpin(p)
 	if g := f.grafted(p, name.Bytes()); g != nil {
 		return f.graftEntry(g, e)
 	}
 	return f.child(p, name.Pointer(), e)
 }
+
+// Self implements virtiofs.Nodes.
+func (f *FS) Self(id virtiofs.NodeID, e *virtiofs.Entry) unix.Errno { return unix.ESTALE }
+
+// Parent implements virtiofs.Nodes.
+func (f *FS) Parent(id virtiofs.NodeID, e *virtiofs.Entry) unix.Errno { return unix.ESTALE }
 
 // Forget implements virtiofs.Nodes.
 func (f *FS) Forget(id virtiofs.NodeID, count uint64) { f.inodes.forget(id, count) }

@@ -75,7 +75,7 @@ func TestBudget(t *testing.T) {
 	if err := f.Lookup(fuse.RootID, name(t, "f0"), &e); err != 0 {
 		t.Errorf("LOOKUP of a known node over the budget: %v", err)
 	}
-	if _, err := f.Open(ids[0], virtiofs.OpenFlags{}); err != unix.ENFILE {
+	if _, _, err := f.Open(ids[0], virtiofs.OpenFlags{}); err != unix.ENFILE {
 		t.Errorf("OPEN over the budget: %v", err)
 	}
 	if _, err := f.Opendir(fuse.RootID); err != unix.ENFILE {
@@ -88,7 +88,7 @@ func TestBudget(t *testing.T) {
 		t.Errorf("%d descriptors more, the budget is %d", now-before, limit)
 	}
 	f.Forget(ids[limit-1], 1)
-	h, err := f.Open(ids[0], virtiofs.OpenFlags{})
+	h, _, err := f.Open(ids[0], virtiofs.OpenFlags{})
 	if err != 0 {
 		t.Fatalf("OPEN after FORGET: %v", err)
 	}
@@ -187,7 +187,7 @@ func TestConcurrent(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				h, err := f.Open(e.Node, virtiofs.OpenFlags{})
+				h, _, err := f.Open(e.Node, virtiofs.OpenFlags{})
 				if err != 0 {
 					t.Error(err)
 					return
@@ -196,7 +196,7 @@ func TestConcurrent(t *testing.T) {
 				if n, err := f.Read(file, iov, 0, true); n != 4 || err != 0 {
 					t.Errorf("read %d %v", n, err)
 				}
-				if err := f.Getattr(e.Node, &a); err != 0 || a.Size != 4 {
+				if err := f.Getattr(virtiofs.File{Node: e.Node}, &a); err != 0 || a.Size != 4 {
 					t.Errorf("size %d %v", a.Size, err)
 				}
 				if err := f.Release(file); err != 0 {

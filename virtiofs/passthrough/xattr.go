@@ -20,11 +20,11 @@ func isACL(name []byte) bool { return bytes.HasPrefix(name, []byte(aclPrefix)) }
 
 // Getxattr implements virtiofs.Xattrs.
 func (f *FS) Getxattr(id virtiofs.NodeID, name virtiofs.CString, buf []byte) (int, unix.Errno) {
-	n := f.inodes.pin(id)
-	if n == nil {
-		return 0, unix.ESTALE
+	n, e := f.pin(id)
+	if e != 0 {
+		return 0, e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	switch {
 	case isACL(name.Bytes()):
 		return 0, unix.EOPNOTSUPP
@@ -38,11 +38,11 @@ func (f *FS) Getxattr(id virtiofs.NodeID, name virtiofs.CString, buf []byte) (in
 // Listxattr implements virtiofs.Xattrs. The names of ACLs are taken out in
 // place; the answer to "how much" may be too large by them.
 func (f *FS) Listxattr(id virtiofs.NodeID, buf []byte) (int, unix.Errno) {
-	n := f.inodes.pin(id)
-	if n == nil {
-		return 0, unix.ESTALE
+	n, e := f.pin(id)
+	if e != 0 {
+		return 0, e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	if n.graft {
 		return 0, 0
 	}
@@ -71,7 +71,7 @@ func (f *FS) Setxattr(id virtiofs.NodeID, name virtiofs.CString, value []byte, f
 	if e != 0 {
 		return e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	if isACL(name.Bytes()) {
 		return unix.EOPNOTSUPP
 	}
@@ -85,7 +85,7 @@ func (f *FS) Removexattr(id virtiofs.NodeID, name virtiofs.CString) unix.Errno {
 	if e != 0 {
 		return e
 	}
-	defer f.inodes.unpin(n)
+	defer f.unpin(n)
 	if isACL(name.Bytes()) {
 		return unix.EOPNOTSUPP
 	}
