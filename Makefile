@@ -3,12 +3,13 @@
 #                  and run something telling in it; or: make run CMD='ls /; id'
 # make test        everything; STRICT=1 makes a skipped test a failure
 # make lint, unit, alloc, guest-test     one rung of it
-# make fuzz T=60s  every fuzz target for that long
+# make fuzz T=60s  every fuzz target, each for that long; tells how often each was executed
+# make diff        the file server beside go-fuse's; or: make diff ARGS='-conversations 50'
 # make clean
 
 CMD = uname -sr; grep ' / ' /proc/mounts; head -n 1 /etc/os-release; nproc; free -m | head -n 2
 
-.PHONY: build run test lint unit alloc guest-test fuzz clean
+.PHONY: build run test lint unit alloc guest-test fuzz diff clean
 
 # The version is stamped in from git by the Go toolchain.
 build:
@@ -33,6 +34,9 @@ guest-test: build
 
 fuzz:
 	@scripts/fuzz $(T)
+
+diff:
+	@scripts/diff/run $(ARGS)
 
 clean:
 	rm -rf bin

@@ -42,6 +42,8 @@ func (r *Request) changes() bool {
 		return opensForChange(fuse.Word32(r.fixed[:], 0))
 	case fuse.Access:
 		return fuse.Word32(r.fixed[:], 0)&unix.W_OK != 0
+	case fuse.Ioctl:
+		return r.ioctlChanges()
 	}
 	return r.row.Mutates
 }
@@ -79,11 +81,19 @@ func (r *Request) arguments(session uint64) unix.Errno {
 		return unix.EIO
 	}
 	r.rest = 0
+	if r.hdr.Opcode == fuse.Lookup && session&fuse.ExportSupport != 0 {
+		if r.dots = dots(v); r.dots != 0 {
+			return 0
+		}
+	}
 	r.caller = Caller{UID: r.hdr.UID, GID: r.hdr.GID, PID: r.hdr.PID}
 	if r.row.Ext {
 		var e unix.Errno
-		if v, e = r.extensions(v); e != 0 {
+		if v, e = r.extensions(session, v); e != 0 {
 			return e
+		}
+		if session&fuse.DontMask != 0 {
+			r.caller.Umask = r.umask() & 0o777
 		}
 	}
 	return r.strings(v)
@@ -119,11 +129,23 @@ func (r *Request) strings(v []byte) unix.Errno {
 // name is the i-th string of a request whose row says that it is a Component.
 func (r *Request) name(i int) Name { return Name{r.names[i]} }
 
+// umask is what the guest has left to the server to take off a new node's mode
+// (FUSE_DONT_MASK).
+func (r *Request) umask() uint32 {
+	switch r.hdr.Opcode {
+	case fuse.Mkdir:
+		return fuse.Word32(r.fixed[:], 1)
+	case fuse.Mknod, fuse.Create, fuse.Tmpfile:
+		return fuse.Word32(r.fixed[:], 2)
+	}
+	return 0
+}
+
 // extensions cuts the creation extensions off the end of v and takes the
-// caller's groups from them (fuse_ext_header, 7.38). A type below ExtGroups is
-// the count of a security context block, which was not asked for: it is passed
-// over by its size, like any other type.
-func (r *Request) extensions(v []byte) ([]byte, unix.Errno) {
+// caller's groups and the new node's labels from them (fuse_ext_header, 7.38). A
+// type below ExtGroups is the count of labels. What was not agreed on is passed
+// over by its size, like any type that is not known.
+func (r *Request) extensions(session uint64, v []byte) ([]byte, unix.Errno) {
 	n := int(r.hdr.TotalExt) * 8
 	if n > len(v) {
 		return nil, unix.EINVAL
@@ -137,7 +159,14 @@ func (r *Request) extensions(v []byte) ([]byte, unix.Errno) {
 		if size < fuse.ExtHeaderSize || size%8 != 0 || int64(size) > int64(len(ext)) {
 			return nil, unix.EINVAL
 		}
-		if typ == fuse.ExtGroups && !r.setGroups(ext[fuse.ExtHeaderSize:size]) {
+		valid, body := true, ext[fuse.ExtHeaderSize:size]
+		switch {
+		case typ == fuse.ExtGroups:
+			valid = r.setGroups(body)
+		case typ < fuse.ExtGroups && session&fuse.SecurityCtx != 0:
+			valid = r.setLabels(int(typ), body)
+		}
+		if !valid {
 			return nil, unix.EINVAL
 		}
 		ext = ext[size:]
@@ -158,5 +187,31 @@ func (r *Request) setGroups(b []byte) bool {
 		r.groups[i] = fuse.Word32(b, i+1)
 	}
 	r.caller.Groups = r.groups[:n]
+	return true
+}
+
+// maxLabels is how many labels a request can carry (FUSE_MAX_NR_SECCTX).
+const maxLabels = fuse.ExtGroups - 1
+
+// setLabels decodes n times fuse_secctx, a name and a value, each padded to 8
+// bytes. A request has one block of them.
+func (r *Request) setLabels(n int, b []byte) bool {
+	if len(r.caller.Labels) > 0 {
+		return false
+	}
+	for i := range r.labels[:n] {
+		if len(b) < fuse.SecctxSize {
+			return false
+		}
+		size := fuse.Word32(b, 0)
+		name, used, e := parseString(b[fuse.SecctxSize:], maxName)
+		rest := b[min(fuse.SecctxSize+used, len(b)):]
+		if e != 0 || int64(size) > int64(len(rest)) {
+			return false
+		}
+		r.labels[i] = Label{Name: name, Value: rest[:size]}
+		b = b[min((fuse.SecctxSize+used+int(size)+7)&^7, len(b)):]
+	}
+	r.caller.Labels = r.labels[:n]
 	return true
 }

@@ -13,7 +13,7 @@ type Dirents struct {
 
 	buf    []byte // what the guest has room for
 	n      int
-	policy *Policy
+	server *Server
 }
 
 // Room is the number of bytes left for entries.
@@ -45,7 +45,7 @@ func (d *Dirents) Add(ino, next uint64, typ uint32, name []byte) {
 // AddPlus appends d.Entry under a name; as Add.
 func (d *Dirents) AddPlus(next uint64, typ uint32, name []byte) {
 	b := d.take(len(name))
-	encodeEntry(b, d.policy, &d.Entry)
+	d.server.encodeEntry(b, &d.Entry)
 	fuse.EncodeDirent(b[fuse.EntryOutSize:], d.Entry.Attr.Ino, next, typ, name)
 }
 
@@ -55,10 +55,22 @@ func (d *Dirents) take(n int) []byte {
 	return b
 }
 
-func encodeEntry(b []byte, p *Policy, e *Entry) {
+// generation is what sets a node apart from one that had its id in another life
+// of this server: a guest may have stored a handle of that one (an NFS client,
+// the index of an overlayfs). The root of a file system has none: Linux makes up
+// the inode of a submount's root itself, with generation 0.
+func (s *Server) generation(e *Entry) uint64 {
+	if e.Node == fuse.RootID || e.Attr.Flags&fuse.AttrSubmount != 0 {
+		return 0
+	}
+	return s.epoch + e.Generation
+}
+
+func (s *Server) encodeEntry(b []byte, e *Entry) {
+	p := &s.options.Policy
 	out := fuse.EntryOut{
 		NodeID:     uint64(e.Node),
-		Generation: e.Generation,
+		Generation: s.generation(e),
 		EntryValid: timeout(p.EntryValid),
 		AttrValid:  timeout(p.AttrValid),
 	}

@@ -90,7 +90,7 @@ type Nodes interface {
 	// cannot be reached by itself any more.
 	Getattr(f File, a *fuse.Attr) unix.Errno
 	Setattr(n NodeID, in *fuse.SetattrIn, a *fuse.Attr) unix.Errno
-	Statx(n NodeID, mask uint32, st *unix.Statx_t) unix.Errno
+	Statx(f File, mask uint32, st *unix.Statx_t) unix.Errno // as Getattr
 	// Readlink returns the length of the target, cut off at len(buf).
 	Readlink(n NodeID, buf []byte) (int, unix.Errno)
 	Access(c *Caller, n NodeID, mask uint32) unix.Errno
@@ -159,7 +159,9 @@ type Xattrs interface {
 	// ERANGE when it is too small.
 	Getxattr(n NodeID, name CString, buf []byte) (int, unix.Errno)
 	Listxattr(n NodeID, buf []byte) (int, unix.Errno)
-	Setxattr(n NodeID, name CString, value []byte, flags uint32) unix.Errno
+	// Setxattr takes the set-group-id bit off the node, if told to kill it, when
+	// the ACL that decides about access is set.
+	Setxattr(n NodeID, name CString, value []byte, flags uint32, killSgid bool) unix.Errno
 	Removexattr(n NodeID, name CString) unix.Errno
 }
 

@@ -11,12 +11,12 @@ import (
 // handlers has the code of each operation that is served. The others are
 // ENOSYS, which Linux takes as "never ask again":
 //
-//   - FLUSH, because data never waits in this process: each write's error was
-//     the write's answer, so close() has nothing to report, and a round trip
-//     for every close is saved. The guest still writes back its dirty mappings
-//     at close and reports their errors itself.
-//   - GETLK, SETLK, SETLKW, which a guest does not send without lock flags in
-//     INIT; POLL, BMAP, SETUPMAPPING and REMOVEMAPPING.
+//   - POLL, BMAP, SETUPMAPPING and REMOVEMAPPING;
+//   - in a session without POSIX locks FLUSH, because data never waits in this
+//     process: each write's error was the write's answer, so close() has nothing
+//     to report, and a round trip for every close is saved. The guest still
+//     writes back its dirty mappings at close and reports their errors itself;
+//   - in a session without locks GETLK, SETLK and SETLKW.
 var handlers = [fuse.Opcodes]func(*Server, *Request) unix.Errno{
 	fuse.Init:            (*Server).opInit,
 	fuse.Destroy:         (*Server).opDestroy,
@@ -51,6 +51,10 @@ var handlers = [fuse.Opcodes]func(*Server, *Request) unix.Errno{
 	fuse.CopyFileRange:   (*Server).opCopyFileRange,
 	fuse.CopyFileRange64: (*Server).opCopyFileRange,
 	fuse.Ioctl:           (*Server).opIoctl,
+	fuse.Flush:           (*Server).opFlush,
+	fuse.Getlk:           (*Server).opGetlk,
+	fuse.Setlk:           (*Server).opSetlk,
+	fuse.Setlkw:          (*Server).opSetlkw,
 	fuse.Opendir:         (*Server).opOpendir,
 	fuse.Releasedir:      (*Server).opReleasedir,
 	fuse.Fsyncdir:        (*Server).opFsyncdir,
@@ -94,14 +98,14 @@ func offset(v uint64) (int64, unix.Errno) {
 
 func (s *Server) entryReply(r *Request, e unix.Errno) unix.Errno {
 	if e == 0 {
-		encodeEntry(r.take(fuse.EntryOutSize), &s.policy, &r.entry)
+		s.encodeEntry(r.take(fuse.EntryOutSize), &r.entry)
 	}
 	return e
 }
 
 func (s *Server) attrReply(r *Request, e unix.Errno) unix.Errno {
 	if e == 0 {
-		fuse.EncodeAttrOut(r.take(fuse.AttrOutSize), timeout(s.policy.AttrValid), &r.attr)
+		fuse.EncodeAttrOut(r.take(fuse.AttrOutSize), timeout(s.options.Policy.AttrValid), &r.attr)
 	}
 	return e
 }

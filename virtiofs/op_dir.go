@@ -7,9 +7,12 @@ import (
 )
 
 func (s *Server) opOpendir(r *Request) unix.Errno {
+	if s.agreed(fuse.NoOpendirSupport) {
+		return unix.ENOSYS // the guest goes on with handle 0, and does not ask again
+	}
 	h, e := s.fs.Opendir(r.node())
 	if e == 0 {
-		fuse.EncodeOpenOut(r.take(fuse.OpenOutSize), uint64(h), s.policy.DirFlags)
+		fuse.EncodeOpenOut(r.take(fuse.OpenOutSize), uint64(h), s.options.Policy.DirFlags)
 	}
 	return e
 }
@@ -27,7 +30,7 @@ func (s *Server) opReaddir(r *Request) unix.Errno {
 	in.Decode(r.fixed[:])
 	d := &r.dir
 	d.Plus = r.hdr.Opcode == fuse.Readdirplus
-	d.buf, d.n, d.policy = r.buffer(in.Size), 0, &s.policy
+	d.buf, d.n, d.server = r.buffer(in.Size), 0, s
 	e := s.fs.Readdir(r.file(), in.Offset, d)
 	if d.n > 0 {
 		e = 0 // the error will come again, for the entry it belongs to

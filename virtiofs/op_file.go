@@ -9,44 +9,57 @@ import (
 func (s *Server) opOpen(r *Request) unix.Errno {
 	var in fuse.OpenIn
 	in.Decode(r.fixed[:])
-	h, _, e := s.fs.Open(r.node(), OpenFlags{
-		Flags:       in.Flags,
-		KillSuidgid: in.OpenFlags&fuse.OpenKillSuidgid != 0,
-	})
-	if e == 0 {
-		fuse.EncodeOpenOut(r.take(fuse.OpenOutSize), uint64(h), s.policy.OpenFlags)
+	if s.agreed(fuse.NoOpenSupport) {
+		return unix.ENOSYS // the guest goes on with handle 0, and does not ask again
 	}
-	return e
+	h, unchanged, e := s.fs.Open(r.node(), s.openFlags(in.Flags, in.OpenFlags))
+	if e != 0 {
+		return e
+	}
+	reply := s.options.Policy.OpenFlags
+	if unchanged {
+		reply |= fuse.OpenKeepCache
+	}
+	fuse.EncodeOpenOut(r.take(fuse.OpenOutSize), uint64(h), reply)
+	return 0
+}
+
+// openFlags is what the FS is told of flags, which are open(2)'s, and of open,
+// which are the request's own.
+func (s *Server) openFlags(flags, open uint32) OpenFlags {
+	return OpenFlags{
+		Flags:       flags,
+		KillSuidgid: open&fuse.OpenKillSuidgid != 0,
+		Compare:     s.options.Policy.Compare,
+	}
 }
 
 func (s *Server) opCreate(r *Request) unix.Errno {
-	mode, f := createArgs(r)
+	mode, f := s.createArgs(r)
 	h, e := s.fs.Create(&r.caller, r.node(), r.name(0), mode, f, &r.entry)
 	return s.createReply(r, h, e)
 }
 
 func (s *Server) opTmpfile(r *Request) unix.Errno {
-	mode, f := createArgs(r)
+	mode, f := s.createArgs(r)
 	h, e := s.fs.Tmpfile(&r.caller, r.node(), mode, f, &r.entry)
 	return s.createReply(r, h, e)
 }
 
-func createArgs(r *Request) (mode uint32, f OpenFlags) {
+func (s *Server) createArgs(r *Request) (mode uint32, f OpenFlags) {
 	var in fuse.CreateIn
 	in.Decode(r.fixed[:])
-	return in.Mode, OpenFlags{Flags: in.Flags, KillSuidgid: in.OpenFlags&fuse.OpenKillSuidgid != 0}
+	return in.Mode, s.openFlags(in.Flags, in.OpenFlags)
 }
 
 func (s *Server) createReply(r *Request, h Handle, e unix.Errno) unix.Errno {
 	if e == 0 {
 		b := r.take(fuse.EntryOutSize + fuse.OpenOutSize)
-		encodeEntry(b, &s.policy, &r.entry)
-		fuse.EncodeOpenOut(b[fuse.EntryOutSize:], uint64(h), s.policy.OpenFlags)
+		s.encodeEntry(b, &r.entry)
+		fuse.EncodeOpenOut(b[fuse.EntryOutSize:], uint64(h), s.options.Policy.OpenFlags)
 	}
 	return e
 }
-
-func (s *Server) opRelease(r *Request) unix.Errno { return s.fs.Release(r.file()) }
 
 // opRead lets the host's kernel write into guest memory. A short answer means
 // end of file to the guest, so it reads on until the buffer is full or the file
@@ -138,17 +151,27 @@ func (s *Server) opFallocate(r *Request) unix.Errno {
 	if e != 0 {
 		return e
 	}
+	if in.Mode&^fallocateModes != 0 {
+		return unix.EOPNOTSUPP
+	}
 	return s.fs.Fallocate(r.file(), in.Mode, off, n, r.killsSuidgid())
 }
+
+// fallocateModes is what Linux's FUSE asks for. The other modes move data about,
+// of which the guest's page cache would learn nothing.
+const fallocateModes = unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_ZERO_RANGE
 
 // opLseek serves the two questions that only the host can answer; the guest
 // keeps file positions itself.
 func (s *Server) opLseek(r *Request) unix.Errno {
 	var in fuse.LseekIn
 	in.Decode(r.fixed[:])
-	off, e := offset(in.Offset)
-	if e != 0 || in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return unix.EINVAL
+	}
+	off, e := offset(in.Offset)
+	if e != 0 {
+		return unix.ENXIO // as the host's file systems for what is before the start
 	}
 	pos, e := s.fs.Lseek(r.file(), off, in.Whence)
 	if e == 0 {

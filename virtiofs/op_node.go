@@ -1,21 +1,41 @@
 package virtiofs
 
 import (
+	"bytes"
+
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs/fuse"
 )
 
 func (s *Server) opLookup(r *Request) unix.Errno {
+	switch r.dots {
+	case 1:
+		return s.entryReply(r, s.fs.Self(r.node(), &r.entry))
+	case 2:
+		return s.entryReply(r, s.fs.Parent(r.node(), &r.entry))
+	}
 	e := s.fs.Lookup(r.node(), r.name(0), &r.entry)
-	if e == unix.ENOENT && s.policy.Negative > 0 {
+	if e == unix.ENOENT && s.options.Policy.Negative > 0 {
 		// Node 0 is "no such name, and remember that": ENOENT would be asked again.
 		r.entry = Entry{}
-		out := fuse.EntryOut{EntryValid: timeout(s.policy.Negative)}
+		out := fuse.EntryOut{EntryValid: timeout(s.options.Policy.Negative)}
 		out.Encode(r.take(fuse.EntryOutSize), &r.entry.Attr)
 		return 0
 	}
 	return s.entryReply(r, e)
+}
+
+// dots tells the two names that are not one component but are answered in a
+// session with fuse.ExportSupport: 1 for ".", 2 for "..", 0 for all others.
+func dots(name []byte) int {
+	switch {
+	case bytes.HasPrefix(name, []byte(".\x00")):
+		return 1
+	case bytes.HasPrefix(name, []byte("..\x00")):
+		return 2
+	}
+	return 0
 }
 
 func (s *Server) opForget(r *Request) unix.Errno {
@@ -55,12 +75,24 @@ func (s *Server) opSetattr(r *Request) unix.Errno {
 func (s *Server) opStatx(r *Request) unix.Errno {
 	var in fuse.StatxIn
 	in.Decode(r.fixed[:])
-	if e := s.fs.Statx(r.node(), in.Mask, &r.statx); e != 0 {
+	f := File{Node: r.node()}
+	if in.GetattrFlags&fuse.GetattrFH != 0 {
+		f.Handle = Handle(in.FH)
+	}
+	if e := s.fs.Statx(f, in.Mask, &r.statx); e != 0 {
 		return e
 	}
-	fuse.EncodeStatxOut(r.take(fuse.StatxOutSize), timeout(s.policy.AttrValid), &r.statx)
+	r.statx.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME // what fuse_statx has room for
+	r.statx.Attributes &= statxAttributes
+	r.statx.Attributes_mask &= statxAttributes
+	fuse.EncodeStatxOut(r.take(fuse.StatxOutSize), timeout(s.options.Policy.AttrValid), &r.statx)
 	return 0
 }
+
+// statxAttributes is the attributes of a file itself. Whether it is a mount's
+// root or is mapped by DAX is another matter on the guest's side.
+const statxAttributes = unix.STATX_ATTR_COMPRESSED | unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND |
+	unix.STATX_ATTR_NODUMP | unix.STATX_ATTR_ENCRYPTED | unix.STATX_ATTR_VERITY
 
 func (s *Server) opReadlink(r *Request) unix.Errno {
 	n, e := s.fs.Readlink(r.node(), r.buffer(maxTarget+1))
@@ -97,7 +129,3 @@ func (s *Server) opSyncfs(r *Request) unix.Errno { return s.fs.Syncfs(r.node()) 
 // opInterrupt ignores the request: what may wait is on its way in the pool and
 // ends by itself, and a guest on virtio-fs sends none.
 func (s *Server) opInterrupt(*Request) unix.Errno { return 0 }
-
-// opIoctl knows no commands yet; ENOTTY is "not this one", ENOSYS would be no
-// different to Linux but wrong in ioctl(2)'s terms.
-func (s *Server) opIoctl(*Request) unix.Errno { return unix.ENOTTY }

@@ -43,7 +43,8 @@ func (s *Server) opSetxattr(r *Request) unix.Errno {
 	if int64(size) > int64(len(r.payload)) {
 		return unix.EINVAL
 	}
-	return s.fs.Setxattr(r.node(), r.names[0], r.payload[:size], flags)
+	killSgid := s.session.Load()&fuse.SetxattrExt != 0 && fuse.Word32(r.fixed[:], 2)&fuse.SetxattrKillSgid != 0
+	return s.fs.Setxattr(r.node(), r.names[0], r.payload[:size], flags, killSgid)
 }
 
 func (s *Server) opRemovexattr(r *Request) unix.Errno {

@@ -1,6 +1,8 @@
 package virtiofs
 
 import (
+	"math"
+	"math/rand/v2"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -39,10 +41,13 @@ type Observer interface {
 // the FS and encodes. It makes no system calls, keeps no queue and starts no
 // goroutine. A Server is safe for concurrent use with a Request for each call.
 type Server struct {
-	fs     FS
-	policy Policy
+	fs      FS
+	options Options
+	// epoch is the generation of this server's nodes, see Server.generation.
+	epoch uint64
 	// session is the flags that INIT agreed on, with sessionOpen; 0 without a session.
-	session atomic.Uint64
+	session  atomic.Uint64
+	unlocked atomic.Uint64 // see Unlocked
 }
 
 // sessionOpen marks Server.session as an open session. It is a bit that no INIT
@@ -54,7 +59,7 @@ func NewServer(fs FS, o Options) *Server {
 	if o.Policy == (Policy{}) {
 		o.Policy = Auto()
 	}
-	return &Server{fs: fs, policy: o.Policy}
+	return &Server{fs: fs, options: o, epoch: uint64(rand.Uint32N(math.MaxInt32-1) + 1)}
 }
 
 // Request is one request being served: the scratch memory that serving needs.
@@ -62,10 +67,14 @@ func NewServer(fs FS, o Options) *Server {
 type Request struct {
 	// MayBlock lets Serve wait for storage. A vCPU's own thread leaves it false.
 	MayBlock bool
+	// NoWait refuses a lock that would have to be waited for (ENOLCK): the caller
+	// has no place to keep the request. Kept says that it was kept already.
+	NoWait, Kept bool
 
 	in, out Cursor
 	hdr     fuse.InHeader
 	row     *fuse.Op
+	dots    int // LOOKUP: 1 for ".", 2 for "..", else 0
 	rest    int // bytes of the request that are not consumed yet
 
 	caller  Caller
@@ -77,6 +86,7 @@ type Request struct {
 	entry  Entry
 	attr   fuse.Attr
 	setin  fuse.SetattrIn
+	lock   Lock
 	statfs unix.Statfs_t
 	statx  unix.Statx_t
 	dir    Dirents
@@ -84,6 +94,7 @@ type Request struct {
 	head     [fuse.InHeaderSize]byte
 	fixed    [maxFixed]byte
 	groups   [MaxGroups]uint32
+	labels   [maxLabels]Label
 	variable []byte
 	reply    []byte
 }
@@ -104,14 +115,18 @@ func NewRequest() *Request {
 // of the chain: 0 for requests that have no reply. It never panics, whatever
 // the bytes are.
 //
-// Without r.MayBlock a request that may wait is left alone: again is true,
-// nothing was done and nothing written but perhaps data of a READ, and the
-// caller serves the same request once more with r.MayBlock set, elsewhere.
+// again says that the request was left alone: nothing was done, and nothing
+// written but perhaps data of a READ. Without r.MayBlock it may wait, and the
+// caller serves it once more with r.MayBlock set, elsewhere. With r.MayBlock it
+// waits for a lock (SETLKW), for which no thread is to be held: the caller keeps
+// it and serves it once more each time that Unlocked has risen, and now and then
+// for the sake of locks that others hold, until it is answered. Reset, INIT and
+// DESTROY end the wait.
 func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) {
 	in.Reset()
 	out.Reset()
 	r.in, r.out = in, out
-	r.body, r.data = 0, 0
+	r.body, r.data, r.dots = 0, 0, 0
 	if in.Len() < fuse.InHeaderSize || in.Copy(r.head[:]) != nil {
 		return 0, false // nothing to answer to
 	}
@@ -123,14 +138,17 @@ func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) 
 			return 0, true
 		}
 		e = handlers[r.hdr.Opcode](s, r)
-		if e == unix.EAGAIN && !r.MayBlock {
+		if e == unix.EAGAIN && r.again() {
 			return 0, true
 		}
 	}
-	if r.row.NoReply {
-		return 0, false
+	if !r.row.NoReply {
+		written = r.finish(e)
 	}
-	return r.finish(e), false
+	if s.options.Observer != nil {
+		s.options.Observer.Served(r.hdr.Opcode, r.node(), e, written)
+	}
+	return written, false
 }
 
 // finish writes the reply's header and what the handler left in reply.
@@ -153,6 +171,7 @@ func (r *Request) finish(e unix.Errno) uint32 {
 func (s *Server) Reset() {
 	s.session.Store(0)
 	s.fs.Reset()
+	s.unlocked.Add(1)
 }
 
 // Close ends the session and closes the file system.

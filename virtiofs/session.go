@@ -13,9 +13,20 @@ import (
 //   - MaxPages and BigWrites make requests of 1 MiB possible.
 //   - CacheSymlinks is safe under every policy: a link's target never changes,
 //     another target is another inode.
-const initFlags = fuse.AsyncRead | fuse.AtomicOTrunc | fuse.BigWrites | fuse.HasIoctlDir |
-	fuse.AsyncDIO | fuse.ParallelDirops | fuse.MaxPages | fuse.CacheSymlinks | fuse.Submounts |
-	fuse.HandleKillprivV2 | fuse.SetxattrExt | fuse.InitExt | fuse.CreateSuppGroup
+//   - ExportSupport costs nothing until a guest exports the file system or asks
+//     for a file handle.
+const initFlags = fuse.AsyncRead | fuse.AtomicOTrunc | fuse.ExportSupport | fuse.BigWrites |
+	fuse.HasIoctlDir | fuse.AsyncDIO | fuse.ParallelDirops | fuse.MaxPages | fuse.CacheSymlinks |
+	fuse.Submounts | fuse.HandleKillprivV2 | fuse.SetxattrExt | fuse.InitExt | fuse.CreateSuppGroup
+
+// aclFlags come together or not at all: without DontMask the guest has taken
+// the umask off where a default ACL should have stood in for it, and without
+// SetxattrExt an ACL that must take the set-group-id bit does not say so.
+const aclFlags = fuse.PosixACL | fuse.DontMask | fuse.SetxattrExt
+
+// extMinor is the first minor in which a request says where its creation
+// extensions begin (fuse_in_header.total_extlen).
+const extMinor = 38
 
 // Numbers of the INIT reply. The background limits are far above Linux's
 // default of 12, which would hold back readahead and asynchronous I/O.
@@ -38,7 +49,7 @@ func (s *Server) opInit(r *Request) unix.Errno {
 	out := fuse.InitOut{Major: fuse.Major, Minor: fuse.Minor}
 	if in.Major == fuse.Major {
 		// A later major gets nothing but our version, and asks again with it.
-		flags := in.Flags & (initFlags | s.policy.InitFlags)
+		flags := s.agree(in.Flags, in.Minor)
 		out = fuse.InitOut{
 			Major:         fuse.Major,
 			Minor:         min(in.Minor, fuse.Minor),
@@ -55,6 +66,40 @@ func (s *Server) opInit(r *Request) unix.Errno {
 	out.Encode(r.take(fuse.InitOutSize))
 	return 0
 }
+
+// agree picks what this session takes of the flags that a guest offers.
+func (s *Server) agree(offered uint64, minor uint32) uint64 {
+	o := &s.options
+	take := initFlags | o.Policy.InitFlags
+	if o.Writeback {
+		take |= fuse.WritebackCache
+	}
+	if o.Locks {
+		take |= fuse.PosixLocks | fuse.FlockLocks
+	}
+	if o.ACL && offered&aclFlags == aclFlags {
+		take |= aclFlags
+	}
+	if o.Labels && minor >= extMinor {
+		take |= fuse.SecurityCtx
+	}
+	if o.Policy.NoOpen && s.fs.ReadOnly() {
+		take |= fuse.NoOpendirSupport
+		if !o.Locks { // a lock of flock(2) is held by an open file
+			take |= fuse.NoOpenSupport
+		}
+	}
+	flags := offered & take
+	if flags&fuse.NoOpenSupport != 0 {
+		// Without an OPEN to carry O_TRUNC the guest must send SETATTR, or a
+		// truncation would be lost in silence instead of being EROFS.
+		flags &^= fuse.AtomicOTrunc
+	}
+	return flags
+}
+
+// agreed reports whether the session has the INIT flag.
+func (s *Server) agreed(flag uint64) bool { return s.session.Load()&flag != 0 }
 
 // opDestroy ends the session. The guest forgets and releases nothing before it.
 func (s *Server) opDestroy(*Request) unix.Errno {

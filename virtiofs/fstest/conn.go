@@ -2,7 +2,6 @@ package fstest
 
 import (
 	"encoding/binary"
-	"testing"
 
 	"golang.org/x/sys/unix"
 
@@ -12,9 +11,17 @@ import (
 
 var le = binary.LittleEndian
 
+// TB is what a Conn needs of a *testing.T, B or F: a server that breaks the
+// protocol ends the test.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // Conn is one guest talking to a server. It is for one goroutine.
 type Conn struct {
-	tb testing.TB
+	tb TB
 	S  *virtiofs.Server
 	R  *virtiofs.Request
 
@@ -23,11 +30,19 @@ type Conn struct {
 	Ext      []byte // creation extensions, for the requests that may have them
 
 	unique uint64
+	send   func(msg []byte, room int) []byte
 }
 
 // Dial returns a connection without a session.
-func Dial(tb testing.TB, s *virtiofs.Server) *Conn {
+func Dial(tb TB, s *virtiofs.Server) *Conn {
 	return &Conn{tb: tb, S: s, R: virtiofs.NewRequest(), unique: 2}
+}
+
+// DialFunc returns a connection without a session, to whatever is behind send:
+// that takes a request, offers room for a reply and returns the reply, empty for
+// requests that have none. S and R of the connection are nil.
+func DialFunc(tb TB, send func(msg []byte, room int) []byte) *Conn {
+	return &Conn{tb: tb, unique: 2, send: send}
 }
 
 // Message is the bytes of a request whose header's length is right.
@@ -51,6 +66,9 @@ func (c *Conn) Message(op fuse.Opcode, node virtiofs.NodeID, args ...[]byte) []b
 // Raw serves the bytes with room for a reply of the given length, at once or,
 // when the server says so, as the pool would.
 func (c *Conn) Raw(msg []byte, room int) (reply []byte, pooled bool) {
+	if c.send != nil {
+		return c.send(msg, room), false
+	}
 	out := make([]byte, room)
 	in, to := NewCursor(msg, c.Piece), NewCursor(out, c.Piece)
 	c.R.MayBlock = false
@@ -59,8 +77,10 @@ func (c *Conn) Raw(msg []byte, room int) (reply []byte, pooled bool) {
 		if n != 0 {
 			c.tb.Fatalf("%d bytes written and again", n)
 		}
-		c.R.MayBlock = true
-		if n, again = c.S.Serve(c.R, in, to); again {
+		c.R.MayBlock, c.R.NoWait = true, true
+		n, again = c.S.Serve(c.R, in, to)
+		c.R.NoWait = false
+		if again {
 			c.tb.Fatal("again from a request that may block")
 		}
 		pooled = true

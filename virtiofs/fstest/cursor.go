@@ -1,7 +1,3 @@
-// Package fstest is the guest's side of a FUSE conversation without a guest: a
-// heap-backed virtiofs.Cursor and a client that sends raw request bytes to a
-// Server and holds the replies against the protocol. For tests, fuzzers and
-// benchmarks.
 package fstest
 
 import (

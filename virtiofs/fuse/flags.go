@@ -47,7 +47,6 @@ const (
 	OpenDirectIO  uint32 = 1 << 0
 	OpenKeepCache uint32 = 1 << 1
 	OpenCacheDir  uint32 = 1 << 3
-	OpenNoFlush   uint32 = 1 << 5
 
 	OpenParallelDirectWrites uint32 = 1 << 6
 )
@@ -83,3 +82,7 @@ const (
 // ExtGroups is the extension type of the caller's supplementary groups
 // (FUSE_EXT_GROUPS). Types below it are the count of a security context block.
 const ExtGroups = 32
+
+// SecctxSize is the length in bytes of fuse_secctx: the value's length and
+// padding, before the name and the value.
+const SecctxSize = 8

@@ -151,7 +151,7 @@ var ops = [Opcodes]Op{
 	Fsyncdir:        {Name: "FSYNCDIR", In: 16, MayBlock: true},
 	Getlk:           {Name: "GETLK", In: 48, Out: 24},
 	Setlk:           {Name: "SETLK", In: 48},
-	Setlkw:          {Name: "SETLKW", In: 48, MayBlock: true},
+	Setlkw:          {Name: "SETLKW", In: 48},
 	Access:          {Name: "ACCESS", In: 8},
 	Create:          {Name: "CREATE", In: 16, Out: EntryOutSize + OpenOutSize, Names: oneName, Ext: true, Mutates: true},
 	Interrupt:       {Name: "INTERRUPT", In: 8, NoReply: true},

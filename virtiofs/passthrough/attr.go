@@ -12,13 +12,14 @@ func encodeDev(major, minor uint32) uint32 {
 	return minor&0xff | major&0xfff<<8 | minor&^0xff<<12
 }
 
-func fillEntry(e *virtiofs.Entry, id virtiofs.NodeID, submount bool, st *unix.Statx_t) {
+// fillEntry makes the entry of everything that finds or makes a node.
+func (f *FS) fillEntry(e *virtiofs.Entry, id virtiofs.NodeID, submount bool, st *unix.Statx_t) {
 	e.Node, e.Generation = id, 0
 	e.Attr = fuse.Attr{
 		Ino: st.Ino, Size: st.Size, Blocks: st.Blocks,
 		Atime: uint64(st.Atime.Sec), Mtime: uint64(st.Mtime.Sec), Ctime: uint64(st.Ctime.Sec),
 		AtimeNsec: st.Atime.Nsec, MtimeNsec: st.Mtime.Nsec, CtimeNsec: st.Ctime.Nsec,
-		Mode: uint32(st.Mode), Nlink: st.Nlink, UID: st.Uid, GID: st.Gid,
+		Mode: uint32(st.Mode), Nlink: st.Nlink, UID: f.guestUID(st.Uid), GID: f.guestGID(st.Gid),
 		Rdev:    encodeDev(st.Rdev_major, st.Rdev_minor),
 		Blksize: st.Blksize,
 	}
@@ -30,6 +31,9 @@ func fillEntry(e *virtiofs.Entry, id virtiofs.NodeID, submount bool, st *unix.St
 // Getattr implements virtiofs.Nodes.
 func (f *FS) Getattr(file virtiofs.File, a *fuse.Attr) unix.Errno {
 	n, e := f.pin(file.Node)
+	if e == unix.ESTALE && file.Handle != 0 {
+		return f.attrByHandle(file, a)
+	}
 	if e != 0 {
 		return e
 	}
@@ -48,7 +52,7 @@ func (f *FS) attr(n *inode, a *fuse.Attr) unix.Errno {
 		Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks),
 		Atime: uint64(st.Atim.Sec), Mtime: uint64(st.Mtim.Sec), Ctime: uint64(st.Ctim.Sec),
 		AtimeNsec: uint32(st.Atim.Nsec), MtimeNsec: uint32(st.Mtim.Nsec), CtimeNsec: uint32(st.Ctim.Nsec),
-		Mode: st.Mode, Nlink: uint32(st.Nlink), UID: st.Uid, GID: st.Gid,
+		Mode: st.Mode, Nlink: uint32(st.Nlink), UID: f.guestUID(st.Uid), GID: f.guestGID(st.Gid),
 		Rdev:    encodeDev(unix.Major(st.Rdev), unix.Minor(st.Rdev)),
 		Blksize: uint32(st.Blksize),
 	}
@@ -59,14 +63,22 @@ func (f *FS) attr(n *inode, a *fuse.Attr) unix.Errno {
 }
 
 // Statx implements virtiofs.Nodes.
-func (f *FS) Statx(id virtiofs.NodeID, mask uint32, st *unix.Statx_t) unix.Errno {
-	n, e := f.pin(id)
+func (f *FS) Statx(file virtiofs.File, mask uint32, st *unix.Statx_t) unix.Errno {
+	n, e := f.pin(file.Node)
+	if e == unix.ESTALE && file.Handle != 0 {
+		return f.statxByHandle(file, mask, st)
+	}
 	if e != 0 {
 		return e
 	}
 	defer f.unpin(n)
+	return f.statx(n, mask, st)
+}
+
+func (f *FS) statx(n *inode, mask uint32, st *unix.Statx_t) unix.Errno {
 	var empty byte
-	e = statx(n.fd(), &empty, unix.AT_EMPTY_PATH, mask&(unix.STATX_BASIC_STATS|unix.STATX_BTIME), st)
+	e := statx(n.fd(), &empty, unix.AT_EMPTY_PATH, mask&(unix.STATX_BASIC_STATS|unix.STATX_BTIME), st)
+	st.Uid, st.Gid = f.guestUID(st.Uid), f.guestGID(st.Gid)
 	if n.graft {
 		st.Mode, st.Uid, st.Gid, st.Nlink = graftMode, 0, 0, 1
 	}
@@ -129,15 +141,19 @@ func (f *FS) chown(n *inode, in *fuse.SetattrIn) unix.Errno {
 	if in.Valid&(fuse.FattrUID|fuse.FattrGID) == 0 {
 		return 0
 	}
-	uid, gid := ^uint32(0), ^uint32(0) // -1: leave it
-	if in.Valid&fuse.FattrUID != 0 {
-		uid = in.UID
-	}
-	if in.Valid&fuse.FattrGID != 0 {
-		gid = in.GID
+	uid, gid, e := f.newOwner(n, in)
+	if e != 0 {
+		return e
 	}
 	var empty byte
-	return fchownat(n.fd(), &empty, uid, gid, unix.AT_EMPTY_PATH)
+	if e := fchownat(n.fd(), &empty, uid, gid, unix.AT_EMPTY_PATH); e != 0 {
+		return e
+	}
+	if !f.xattrs.moved || n.typ != unix.S_IFREG {
+		return 0
+	}
+	var path fdPath
+	return f.xattrs.dropCapability(path.absolute(n.fd()))
 }
 
 // chmod goes through /proc, as fchmod(2) refuses O_PATH descriptors.
@@ -174,17 +190,30 @@ func (f *FS) truncate(n *inode, in *fuse.SetattrIn) unix.Errno {
 		defer closeFD(opened)
 		fd = opened
 	}
-	if in.Valid&fuse.FattrKillSuidgid != 0 {
-		if e := f.killSuidgid(fd); e != 0 {
-			return e
-		}
+	if e := f.strip(fd, in.Valid&fuse.FattrKillSuidgid != 0); e != 0 {
+		return e
 	}
 	return ftruncate(fd, int64(in.Size))
 }
 
+// strip takes from an open file, before its contents change, what a file loses
+// by that: its capabilities, and with kill the set-id bits.
+func (f *FS) strip(fd int, kill bool) unix.Errno {
+	if f.xattrs.moved {
+		var path fdPath
+		if e := f.xattrs.dropCapability(path.absolute(fd)); e != 0 {
+			return e
+		}
+	}
+	if !kill {
+		return 0
+	}
+	return f.killSuidgid(fd)
+}
+
 // killSuidgid does what the kernel does by itself when a process without
 // CAP_FSETID changes a file, and what it leaves undone because this process has
-// the capability. It drops security.capability in either case.
+// the capability.
 func (f *FS) killSuidgid(fd int) unix.Errno {
 	if !f.ids.root() {
 		return 0

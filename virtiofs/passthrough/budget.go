@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -18,12 +19,25 @@ const (
 	maxFiles = 1 << 20
 )
 
+// spare is how many descriptors beyond the budget may be taken when there is
+// nothing to close because calls use it all right now: as soon as they do not,
+// as many are closed. vmmReserve covers them.
+const spare = 64
+
 // Budget is the number of file descriptors that guests may hold open, for the
 // inodes they know and the files they have opened. One Budget is shared by all
-// shares of a process. A guest that has used it up gets ENFILE.
+// shares of a process. The descriptors of inodes that can be opened again make
+// way when it is used up; a guest that has used it up by what cannot gets ENFILE.
 type Budget struct {
 	limit int64
 	used  atomic.Int64
+	files atomic.Int64 // of used: files and directories the guests have opened
+	kept  atomic.Int64 // of used: those of nodes that cannot be opened again, and of mounts
+	idle  atomic.Int64 // of used: len(clock)
+
+	mu    sync.Mutex
+	clock []tick // see lru.go
+	hand  int
 }
 
 // NewBudget raises RLIMIT_NOFILE as far as the process may (root: to
@@ -65,21 +79,82 @@ func nrOpen() uint64 {
 // Used is the number of descriptors that guests hold.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-func (b *Budget) take() bool {
-	if b.used.Add(1) > b.limit {
-		b.used.Add(-1)
+// share is what neither open files nor kept nodes can take away from the other
+// and from the nodes in use.
+func (b *Budget) share() int64 { return max(b.limit/8, 1) }
+
+// charge takes one descriptor, and closes an idle one where there is none left.
+// When all are in use it goes beyond the limit for a while.
+func (b *Budget) charge() bool {
+	for {
+		n := b.used.Load()
+		if n >= b.limit && b.evict() {
+			continue
+		}
+		if n >= b.limit+spare {
+			return false
+		}
+		if b.used.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// reserve is charge for one of a kind of which there may only be so many.
+func (b *Budget) reserve(kind *atomic.Int64) bool {
+	if kind.Add(1) > b.limit-b.share() || !b.charge() {
+		kind.Add(-1)
 		return false
 	}
 	return true
 }
 
-// lacks says that fewer than n descriptors are left.
-func (b *Budget) lacks(n int64) bool { return b.used.Load()+n > b.limit }
+// take charges for a file that the guest opens; give and close give that back.
+func (b *Budget) take() bool { return b.reserve(&b.files) }
 
-func (b *Budget) give() { b.used.Add(-1) }
+func (b *Budget) give() {
+	b.files.Add(-1)
+	b.used.Add(-1)
+}
 
-// close closes a descriptor that the budget was charged for.
+// close closes a file that the budget was charged for.
 func (b *Budget) close(fd int) {
 	closeFD(fd)
 	b.give()
+}
+
+// lacks says that fewer than n descriptors can be had.
+func (b *Budget) lacks(n int64) bool {
+	return b.used.Load()-b.idle.Load()+n > b.limit || b.files.Load()+n-1 > b.limit-b.share()
+}
+
+// takeNode charges for the descriptor of a node; giveNode and closeNode give it
+// back.
+func (b *Budget) takeNode() bool { return b.charge() }
+
+func (b *Budget) giveNode() { b.used.Add(-1) }
+
+func (b *Budget) closeNode(fd int) {
+	closeFD(fd)
+	b.giveNode()
+}
+
+// keep counts a descriptor, charged for already, as one that is never closed to
+// make way; false when there are too many.
+func (b *Budget) keep() bool {
+	if b.kept.Add(1) > b.limit-b.share() {
+		b.kept.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (b *Budget) unkeep() { b.kept.Add(-1) }
+
+// takeKept charges for a descriptor that is kept; giveKept gives it back.
+func (b *Budget) takeKept() bool { return b.reserve(&b.kept) }
+
+func (b *Budget) giveKept() {
+	b.unkeep()
+	b.giveNode()
 }

@@ -4,78 +4,112 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs"
+	"tenon/virtiofs/xattrmap"
 )
+
+// birth is one node that is to be made.
+type birth struct {
+	mode   uint32 // its type, 0 for a file that is opened, and its permissions
+	rdev   uint32
+	target *byte // of a symbolic link
+	flags  int   // of open(2), for a file that is opened
+}
+
+// call makes the node, and nothing else.
+func (b *birth) call(dir int, name *byte) (fd int, e unix.Errno) {
+	switch b.mode & unix.S_IFMT {
+	case 0:
+		return openBeneath(dir, name, b.flags, b.mode)
+	case unix.S_IFDIR:
+		return -1, mkdirat(dir, name, b.mode&0o7777)
+	case unix.S_IFLNK:
+		return -1, symlinkat(b.target, dir, name)
+	}
+	return -1, mknodat(dir, name, b.mode, b.rdev)
+}
 
 // Mknod implements virtiofs.Names. The device 0:0 is overlayfs's whiteout,
 // which is no device and needs no right.
 func (f *FS) Mknod(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name, mode, rdev uint32, e *virtiofs.Entry) unix.Errno {
-	switch mode & unix.S_IFMT {
-	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK, 0:
+	typ := mode & unix.S_IFMT
+	switch typ {
+	case 0:
+		typ, rdev = unix.S_IFREG, 0
+	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK:
 		rdev = 0
 	case unix.S_IFCHR, unix.S_IFBLK:
-		whiteout := mode&unix.S_IFMT == unix.S_IFCHR && rdev == 0
+		whiteout := typ == unix.S_IFCHR && rdev == 0
 		if !f.options.Devices && !whiteout {
 			return unix.EPERM
 		}
 	default:
 		return unix.EINVAL
 	}
-	p, err := f.parent(parent, name, unix.EEXIST)
-	if err != 0 {
-		return err
-	}
-	defer f.unpin(p)
-	switched, err := f.create(c, 1)
-	if err != 0 {
-		return err
-	}
-	err = mknodat(p.fd(), name.Pointer(), mode&(unix.S_IFMT|0o7777), rdev)
-	f.ids.leave(switched)
-	return f.created(p, name, e, err)
+	return f.bear(c, parent, name, &birth{mode: typ | mode&0o7777, rdev: rdev}, e)
 }
 
 // Mkdir implements virtiofs.Names.
 func (f *FS) Mkdir(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name, mode uint32, e *virtiofs.Entry) unix.Errno {
-	p, err := f.parent(parent, name, unix.EEXIST)
-	if err != 0 {
-		return err
-	}
-	defer f.unpin(p)
-	switched, err := f.create(c, 1)
-	if err != 0 {
-		return err
-	}
-	err = mkdirat(p.fd(), name.Pointer(), mode&0o7777)
-	f.ids.leave(switched)
-	return f.created(p, name, e, err)
+	return f.bear(c, parent, name, &birth{mode: unix.S_IFDIR | mode&0o7777}, e)
 }
 
 // Symlink implements virtiofs.Names. The target is the guest's business: no
 // link is ever followed here.
 func (f *FS) Symlink(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name, target virtiofs.CString, e *virtiofs.Entry) unix.Errno {
+	return f.bear(c, parent, name, &birth{mode: unix.S_IFLNK, target: target.Pointer()}, e)
+}
+
+// bear makes a node that is not opened, labels it and counts a lookup of it.
+func (f *FS) bear(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name, b *birth, e *virtiofs.Entry) unix.Errno {
 	p, err := f.parent(parent, name, unix.EEXIST)
 	if err != 0 {
 		return err
 	}
 	defer f.unpin(p)
-	switched, err := f.create(c, 1)
-	if err != 0 {
+	_, err = f.make(c, p, name.Pointer(), b, 1)
+	if err := f.created(p, name, e, err); err != 0 || len(c.Labels) == 0 {
 		return err
 	}
-	err = symlinkat(target.Pointer(), p.fd(), name.Pointer())
-	f.ids.leave(switched)
-	return f.created(p, name, e, err)
+	n, err := f.pin(e.Node)
+	if err == 0 {
+		err = f.label(c.Labels, n.fd())
+		f.unpin(n)
+	}
+	if err != 0 {
+		f.unmake(p, name, b, e)
+	}
+	return err
 }
 
-// create takes on the caller's identity for making a file. It refuses where
-// there would be no descriptors left to tell the guest of it, as many as it
-// needs: a file that is there although its creation failed breaks whoever tries
-// again.
-func (f *FS) create(c *virtiofs.Caller, descriptors int64) (switched bool, e unix.Errno) {
-	if f.budget.lacks(descriptors) {
-		return false, unix.ENFILE
+// make makes a node as the guest's caller; name is in p. It refuses where there
+// would not be as many descriptors left as are needed to tell the guest of it: a
+// file that is there although its creation failed breaks whoever tries again.
+func (f *FS) make(c *virtiofs.Caller, p *inode, name *byte, b *birth, descriptors int64) (fd int, e unix.Errno) {
+	if f.budget.lacks(descriptors) || f.inodes.full() {
+		return -1, unix.ENFILE
 	}
-	return f.ids.become(c)
+	uid, e := f.hostUID(c.UID)
+	if e != 0 {
+		return -1, e
+	}
+	gid, e := f.hostGID(c.GID)
+	if e != 0 {
+		return -1, e
+	}
+	if c.Umask != 0 && !p.hasDefaultACL() {
+		b.mode &^= c.Umask & 0o777
+	}
+	var groups [virtiofs.MaxGroups]uint32
+	g, e := f.ids.become(uid, gid, f.hostGroups(c.Groups, groups[:0]))
+	if e != 0 {
+		return -1, e
+	}
+	fd, e = b.call(p.fd(), name)
+	if f.ids.mayRetry(&g, e) {
+		fd, e = b.call(p.fd(), name)
+	}
+	f.ids.leave(g)
+	return fd, guestErrno(e)
 }
 
 // created looks up what a call has just made, unless it failed.
@@ -84,6 +118,35 @@ func (f *FS) created(p *inode, name virtiofs.Name, e *virtiofs.Entry, err unix.E
 		return guestErrno(err)
 	}
 	return f.child(p, name.Pointer(), e)
+}
+
+// label sets the security attributes of a new node, which the descriptor names,
+// as this process: the guest's kernel sets them, not the guest's caller.
+func (f *FS) label(labels []virtiofs.Label, fd int) unix.Errno {
+	var path fdPath
+	node := path.absolute(fd)
+	for i := range labels {
+		var room xattrmap.Name
+		name, e := f.xattrs.host(labels[i].Name, &room)
+		if e != 0 {
+			return e
+		}
+		if e := setxattr(node, name, labels[i].Value, 0); e != 0 {
+			return e
+		}
+	}
+	return 0
+}
+
+// unmake removes a new node that the guest is not told of after all. A node
+// without its label is not left behind: nobody would know that it lacks one.
+func (f *FS) unmake(p *inode, name virtiofs.Name, b *birth, e *virtiofs.Entry) {
+	flags := 0
+	if b.mode&unix.S_IFMT == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+	}
+	_ = unlinkat(p.fd(), name.Pointer(), flags)
+	f.inodes.forget(e.Node, 1)
 }
 
 // Create implements virtiofs.Files. The file is made with O_EXCL; where it is
@@ -95,15 +158,32 @@ func (f *FS) Create(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Na
 		return 0, err
 	}
 	defer f.unpin(p)
-	flags := int(o.Flags)&openFlags | unix.O_CREAT | unix.O_EXCL
-	h, err := f.make(c, p, name.Pointer(), flags, mode, e)
-	if err != unix.EEXIST || o.Flags&unix.O_EXCL != 0 {
-		return h, err
+	b := birth{mode: mode & 0o7777, flags: f.hostFlags(o.Flags) | unix.O_CREAT | unix.O_EXCL}
+	fd, err := f.make(c, p, name.Pointer(), &b, 2)
+	if err == unix.EEXIST && o.Flags&unix.O_EXCL == 0 {
+		return f.createFound(p, name, o, e)
 	}
+	if err != 0 {
+		return 0, err
+	}
+	h, err := f.adoptOpen(p, name.Pointer(), fd, b.flags, e)
+	if err != 0 {
+		return 0, err
+	}
+	if err := f.label(c.Labels, fd); err != 0 {
+		_ = f.handles.drop(virtiofs.File{Node: e.Node, Handle: h}, false)
+		f.unmake(p, name, &b, e)
+		return 0, err
+	}
+	return h, 0
+}
+
+// createFound opens the file that is there already.
+func (f *FS) createFound(p *inode, name virtiofs.Name, o virtiofs.OpenFlags, e *virtiofs.Entry) (virtiofs.Handle, unix.Errno) {
 	if err := f.child(p, name.Pointer(), e); err != 0 {
 		return 0, err
 	}
-	h, err = f.openFound(e.Node, o)
+	h, err := f.openFound(e.Node, o)
 	if err != 0 {
 		f.inodes.forget(e.Node, 1)
 	}
@@ -120,7 +200,8 @@ func (f *FS) openFound(id virtiofs.NodeID, o virtiofs.OpenFlags) (virtiofs.Handl
 	if n.typ != unix.S_IFREG {
 		return 0, unix.EEXIST // CREATE answers with regular files only
 	}
-	return f.openNode(n, o)
+	h, _, e := f.openNode(n, o)
+	return h, e
 }
 
 // Tmpfile implements virtiofs.Files.
@@ -131,44 +212,29 @@ func (f *FS) Tmpfile(c *virtiofs.Caller, parent virtiofs.NodeID, mode uint32, o 
 	}
 	defer f.unpin(p)
 	here := [2]byte{'.'}
-	flags := int(o.Flags)&(openFlags|unix.O_EXCL) | unix.O_TMPFILE
-	return f.make(c, p, &here[0], flags, mode, e)
-}
-
-// make creates a file for the caller, opens it and counts a lookup of its node.
-// The node's descriptor comes from the open file, not from the name, which
-// another may have got meanwhile.
-func (f *FS) make(c *virtiofs.Caller, p *inode, name *byte, flags int, mode uint32, e *virtiofs.Entry) (virtiofs.Handle, unix.Errno) {
-	switched, err := f.create(c, 2)
+	b := birth{mode: mode & 0o7777, flags: f.hostFlags(o.Flags) | int(o.Flags)&unix.O_EXCL | unix.O_TMPFILE}
+	fd, err := f.make(c, p, &here[0], &b, 2)
 	if err != 0 {
 		return 0, err
 	}
-	fd, err := openBeneath(p.fd(), name, flags, mode&0o7777)
-	f.ids.leave(switched)
-	if err != 0 {
-		return 0, guestErrno(err)
+	if err := f.label(c.Labels, fd); err != 0 {
+		closeFD(fd)
+		return 0, err
 	}
+	return f.adoptOpen(p, nil, fd, b.flags, e)
+}
+
+// adoptOpen counts a lookup of a new file's node and keeps the file open. The
+// node's descriptor comes from the open file, not from the name, which another
+// may have got meanwhile.
+func (f *FS) adoptOpen(p *inode, name *byte, fd, flags int, e *virtiofs.Entry) (virtiofs.Handle, unix.Errno) {
 	if !f.budget.take() {
 		closeFD(fd)
 		return 0, unix.ENFILE
 	}
-	if err := f.adoptOpen(p, fd, e); err != 0 {
+	if err := f.adoptNode(p, name, fd, e); err != 0 {
 		f.budget.close(fd)
 		return 0, err
 	}
 	return f.handles.add(&handle{fd: fd, node: e.Node, writable: writes(flags)}), 0
-}
-
-// adoptOpen is adopt for a file that is open for I/O.
-func (f *FS) adoptOpen(p *inode, fd int, e *virtiofs.Entry) unix.Errno {
-	if !f.budget.take() {
-		return unix.ENFILE
-	}
-	var path fdPath
-	opath, err := openat(f.proc, path.relative(fd), unix.O_PATH, 0)
-	if err != 0 {
-		f.budget.give()
-		return guestErrno(err)
-	}
-	return f.adopt(p, opath, e)
 }

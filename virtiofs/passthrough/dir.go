@@ -52,7 +52,7 @@ const (
 // descriptor's position: entries that were read and did not fit are read again
 // from their cookie. So a guest's open directories cost the host no buffers.
 func (f *FS) Readdir(file virtiofs.File, cookie uint64, d *virtiofs.Dirents) unix.Errno {
-	h, e := f.handles.pin(file, true)
+	h, e := f.opened(file, true)
 	if e != 0 {
 		return e
 	}
@@ -159,5 +159,5 @@ func (f *FS) listed(n *inode, name []byte, e *virtiofs.Entry) unix.Errno {
 	if g := f.grafted(n, name); g != nil {
 		return f.graftEntry(g, e)
 	}
-	return f.child(n, &name[0], e)
+	return f.look(n, &name[0], unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, e)
 }

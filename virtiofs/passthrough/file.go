@@ -11,13 +11,23 @@ import (
 const inlineRead = 128 << 10
 
 // Release implements virtiofs.Files.
-func (f *FS) Release(file virtiofs.File) unix.Errno { return f.handles.drop(file, false) }
+func (f *FS) Release(file virtiofs.File) unix.Errno {
+	h, e := f.handles.pin(file, false)
+	if e != 0 {
+		return e
+	}
+	f.closing(h)
+	f.handles.unpin(h)
+	e = f.handles.drop(file, false)
+	f.releaseLocks(file)
+	return e
+}
 
 // Read implements virtiofs.Files. Without mayBlock the kernel is asked for what
 // is in the page cache (RWF_NOWAIT); file systems that do not know the question
 // are read plainly as long as it is little.
 func (f *FS) Read(file virtiofs.File, to []unix.Iovec, off int64, mayBlock bool) (int, unix.Errno) {
-	h, e := f.handles.pin(file, false)
+	h, e := f.opened(file, false)
 	if e != 0 {
 		return 0, e
 	}
@@ -48,7 +58,7 @@ func total(v []unix.Iovec) uint64 {
 
 // Write implements virtiofs.Files.
 func (f *FS) Write(file virtiofs.File, from []unix.Iovec, off int64, w virtiofs.WriteFlags) (int, unix.Errno) {
-	h, e := f.handles.pin(file, false)
+	h, e := f.opened(file, false)
 	if e != 0 {
 		return 0, e
 	}
@@ -69,10 +79,7 @@ func (f *FS) prepareWrite(h *handle, kill bool) unix.Errno {
 	if !h.writable {
 		return unix.EBADF
 	}
-	if !kill {
-		return 0
-	}
-	return f.killSuidgid(h.fd)
+	return f.strip(h.fd, kill)
 }
 
 // Fsync implements virtiofs.Files.
@@ -81,7 +88,7 @@ func (f *FS) Fsync(file virtiofs.File, dataOnly bool) unix.Errno {
 }
 
 func (f *FS) sync(file virtiofs.File, dir, dataOnly bool) unix.Errno {
-	h, e := f.handles.pin(file, dir)
+	h, e := f.opened(file, dir)
 	if e != 0 {
 		return e
 	}
@@ -91,7 +98,7 @@ func (f *FS) sync(file virtiofs.File, dir, dataOnly bool) unix.Errno {
 
 // Fallocate implements virtiofs.Files.
 func (f *FS) Fallocate(file virtiofs.File, mode uint32, off, n int64, kill bool) unix.Errno {
-	h, e := f.handles.pin(file, false)
+	h, e := f.opened(file, false)
 	if e != 0 {
 		return e
 	}
@@ -105,7 +112,7 @@ func (f *FS) Fallocate(file virtiofs.File, mode uint32, off, n int64, kill bool)
 // Lseek implements virtiofs.Files. The descriptor's own position, which it
 // moves, is used by nothing else.
 func (f *FS) Lseek(file virtiofs.File, off int64, whence uint32) (int64, unix.Errno) {
-	h, e := f.handles.pin(file, false)
+	h, e := f.opened(file, false)
 	if e != 0 {
 		return 0, e
 	}
@@ -115,12 +122,12 @@ func (f *FS) Lseek(file virtiofs.File, off int64, whence uint32) (int64, unix.Er
 
 // CopyFileRange implements virtiofs.Files.
 func (f *FS) CopyFileRange(from virtiofs.File, fromOff int64, to virtiofs.File, toOff int64, n uint64, kill bool) (int, unix.Errno) {
-	src, e := f.handles.pin(from, false)
+	src, e := f.opened(from, false)
 	if e != 0 {
 		return 0, e
 	}
 	defer f.handles.unpin(src)
-	dst, e := f.handles.pin(to, false)
+	dst, e := f.opened(to, false)
 	if e != 0 {
 		return 0, e
 	}

@@ -1,6 +1,6 @@
 // Package passthrough is a host directory as a virtiofs.FS: inodes are O_PATH
-// descriptors, open files are ordinary ones, and every operation is the system
-// call of the same name on them.
+// descriptors, or what opens them again, open files are ordinary ones, and every
+// operation is the system call of the same name on them.
 //
 // A guest stays inside the directory for two independent reasons: names are one
 // checked component each (virtiofs.Name), and whatever is opened by name is
@@ -74,15 +74,21 @@ type Graft struct {
 
 // FS is a shared directory. It is safe for concurrent use.
 type FS struct {
-	options Options
-	budget  *Budget
-	proc    int // O_PATH descriptor of procRoot
-	empty   int // O_PATH descriptor of an empty directory, see kernelFS
-	inodes  inodes
-	handles handles
-	grafts  []graft
-	busy    key // of Options.Busy; its mount does not matter
-	ids     identity
+	options  Options
+	budget   *Budget
+	proc     int // O_PATH descriptor of procRoot
+	empty    int // O_PATH descriptor of an empty directory, see kernelFS
+	mounts   mounts
+	inodes   inodes
+	handles  handles
+	implicit implicit
+	closed   closed
+	locks    locks
+	grafts   []graft
+	busyDev  uint64 // of Options.Busy, as is busyIno
+	busyIno  uint64
+	ids      identity
+	xattrs   xattrs
 }
 
 var _ virtiofs.FS = (*FS)(nil)
@@ -90,7 +96,10 @@ var _ virtiofs.FS = (*FS)(nil)
 // New shares the directory. The error names the directory, or the file of a
 // graft, and what to do about it.
 func New(dir string, o Options) (*FS, error) {
-	f := &FS{options: o, budget: o.Budget, proc: -1, empty: -1, ids: currentIdentity()}
+	f := &FS{options: o, budget: o.Budget, proc: -1, empty: -1, ids: currentIdentity(), xattrs: newXattrs(&o)}
+	if err := o.contradiction(); err != nil {
+		return nil, fmt.Errorf("sharing directory %q: %w", dir, err)
+	}
 	if f.budget == nil {
 		b, err := NewBudget()
 		if err != nil {
@@ -111,7 +120,7 @@ func (f *FS) open(dir string) error {
 		return fmt.Errorf("sharing directory %q: %w (%s)", dir, err, remedy(err))
 	}
 	root := &inode{path: fd, typ: unix.S_IFDIR}
-	f.inodes.init(f.budget, root)
+	f.inodes.init(f.budget, root, f.leave)
 	f.handles.init(f.budget)
 	if name, yes := ofKernel(fd); yes {
 		return fmt.Errorf("sharing directory %q: it is on a %s file system, which opens the host's kernel to the guest (name another)", dir, name)
@@ -125,7 +134,6 @@ func (f *FS) open(dir string) error {
 	if e := statx(fd, &empty, unix.AT_EMPTY_PATH, statxMask, &st); e != 0 {
 		return fmt.Errorf("sharing directory %q: statx: %w (Linux 5.8 or later is needed)", dir, e)
 	}
-	root.key = keyOf(&st)
 	if f.proc, err = unix.Open(procRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		f.proc = -1
 		return fmt.Errorf("sharing directory %q: opening %s: %w (mount /proc)", dir, procRoot, err)
@@ -135,11 +143,16 @@ func (f *FS) open(dir string) error {
 		return fmt.Errorf("sharing directory %q: openat2: %w (Linux 5.6 or later, and search permission, are needed)", dir, e)
 	}
 	closeFD(probe)
+	m := f.enter(fd, &st)
+	root.key = keyOf(&st, m)
+	if f.options.Handles == HandlesAlways && !m.handles() {
+		return fmt.Errorf("sharing directory %q: inode-handles=always: %w (run with CAP_DAC_READ_SEARCH and on a file system that has file handles, or use inode-handles=auto)", dir, f.noHandles(fd, &st))
+	}
 	if b := f.options.Busy; b != nil {
 		if e := statx(int(b.Fd()), &empty, unix.AT_EMPTY_PATH, statxMask, &st); e != 0 {
 			return fmt.Errorf("sharing directory %q: statx of %s: %w", dir, b.Name(), e)
 		}
-		f.busy = keyOf(&st)
+		f.busyDev, f.busyIno = volumeOf(&st).dev, st.Ino
 	}
 	return f.graftAll(f.options.Grafts)
 }
@@ -162,6 +175,9 @@ func (f *FS) ReadOnly() bool { return f.options.ReadOnly }
 // Reset implements virtiofs.Volume.
 func (f *FS) Reset() {
 	f.handles.reset()
+	f.resetImplicit()
+	f.closed.reset()
+	f.resetLocks()
 	f.inodes.reset()
 }
 
@@ -171,6 +187,9 @@ func (f *FS) Close() error {
 	for _, n := range f.inodes.permanent {
 		if n != nil {
 			closeFD(n.path)
+			if n.key.mount != nil {
+				f.leave(n.key.mount)
+			}
 		}
 	}
 	f.inodes.permanent = nil

@@ -17,6 +17,8 @@ type handle struct {
 
 	writable bool
 
+	seen stamp // the file as it was opened, zero if nobody asked
+
 	// plain says that the file system does not know RWF_NOWAIT.
 	plain atomic.Bool
 
@@ -99,6 +101,17 @@ func (t *handles) drop(f virtiofs.File, dir bool) unix.Errno {
 	s.mu.Unlock()
 	t.unpin(h)
 	return 0
+}
+
+// count is the number of open files and directories.
+func (t *handles) count() (n int64) {
+	for i := range t.shard {
+		s := &t.shard[i]
+		s.mu.Lock()
+		n += int64(len(s.byID))
+		s.mu.Unlock()
+	}
+	return n
 }
 
 func (t *handles) reset() {

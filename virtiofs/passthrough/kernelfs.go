@@ -60,11 +60,11 @@ func openEmpty() (int, error) {
 	return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
-// seal looks at a node on which another mount begins. On a file system of the
+// seal looks at an inode on which another mount begins. On a file system of the
 // kernel's a directory's descriptor is exchanged for the empty directory's, and
 // a file is marked as one that is never opened.
-func (f *FS) seal(n *inode) unix.Errno {
-	if _, yes := ofKernel(n.path); !yes {
+func (f *FS) seal(n *newcomer) unix.Errno {
+	if !n.key.mount.kernel {
 		return 0
 	}
 	n.sealed = true

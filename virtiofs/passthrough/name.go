@@ -54,7 +54,12 @@ func (f *FS) remove(parent virtiofs.NodeID, name virtiofs.Name, flags int) unix.
 		return e
 	}
 	defer f.unpin(p)
-	return unlinkat(p.fd(), name.Pointer(), flags)
+	n := f.named(p, name)
+	p.shifts.Add(1)
+	e = unlinkat(p.fd(), name.Pointer(), flags)
+	p.shifts.Add(1)
+	f.nameless(n, p, name, e == 0)
+	return e
 }
 
 // Rename implements virtiofs.Names.
@@ -72,5 +77,72 @@ func (f *FS) Rename(parent virtiofs.NodeID, name virtiofs.Name, newParent virtio
 		return e
 	}
 	defer f.unpin(q)
-	return renameat2(p.fd(), name.Pointer(), q.fd(), newName.Pointer(), flags)
+	moved, there := f.named(p, name), f.named(q, newName)
+	p.shifts.Add(1)
+	q.shifts.Add(1)
+	e = renameat2(p.fd(), name.Pointer(), q.fd(), newName.Pointer(), flags)
+	p.shifts.Add(1)
+	q.shifts.Add(1)
+	switch {
+	case moved != nil && moved == there: // two names of one inode: nothing has happened
+		f.unpin(there)
+		f.unpin(moved)
+		return e
+	case flags&unix.RENAME_EXCHANGE != 0:
+		f.moved(there, p, name, e == 0)
+	default:
+		f.nameless(there, q, newName, e == 0)
+	}
+	f.moved(moved, q, newName, e == 0)
+	return e
+}
+
+// Inodes without file handles are opened by their names again, which therefore
+// have to be kept right when the guest itself changes them. The node is open
+// meanwhile, so that no other call goes by the name while it changes.
+
+// named pins the node that has the name, if the guest knows it and it depends on
+// its name; else nil.
+func (f *FS) named(p *inode, name virtiofs.Name) *inode {
+	if p.key.mount == nil || p.key.mount.handles() {
+		return nil
+	}
+	var st unix.Statx_t
+	if statx(p.fd(), name.Pointer(), unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statxMask, &st) != 0 {
+		return nil
+	}
+	m := f.mountOf(p.key.mount, &st)
+	if m == nil {
+		return nil
+	}
+	k := keyOf(&st, m)
+	n, e := f.pin(f.inodes.peek(&k, typeOf(&st)))
+	if e != 0 {
+		return nil
+	}
+	return n
+}
+
+// moved unpins a node from named and, if it was moved, notes where to.
+func (f *FS) moved(n, to *inode, name virtiofs.Name, done bool) {
+	if n == nil {
+		return
+	}
+	if done {
+		f.inodes.place(n.id, to.id, to.shifts.Load(), name.Pointer())
+	}
+	f.unpin(n)
+}
+
+// nameless unpins a node from named. If it has lost the name by which it would
+// be opened again, its descriptor is kept for whoever still uses it.
+func (f *FS) nameless(n, p *inode, name virtiofs.Name, done bool) {
+	if n == nil {
+		return
+	}
+	if w, _ := f.inodes.whereabouts(n); done && w.parent == p.id && string(bytesOf(w.addr.name())) == string(name.Bytes()) {
+		f.inodes.keep(n)
+		f.inodes.misplace(n)
+	}
+	f.unpin(n)
 }

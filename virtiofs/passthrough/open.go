@@ -21,29 +21,51 @@ func (f *FS) Open(id virtiofs.NodeID, o virtiofs.OpenFlags) (h virtiofs.Handle, 
 	if n.typ == unix.S_IFDIR {
 		return 0, false, unix.EISDIR
 	}
-	h, e = f.openNode(n, o)
-	return h, false, e
+	return f.openNode(n, o)
 }
 
-func (f *FS) openNode(n *inode, o virtiofs.OpenFlags) (virtiofs.Handle, unix.Errno) {
+func (f *FS) openNode(n *inode, o virtiofs.OpenFlags) (h virtiofs.Handle, unchanged bool, e unix.Errno) {
 	if !f.budget.take() {
-		return 0, unix.ENFILE
+		return 0, false, unix.ENFILE
 	}
-	flags := int(o.Flags) & openFlags
-	fd, e := f.reopen(n, flags)
-	if e == unix.EPERM && o.Flags&unix.O_APPEND != 0 {
-		// chattr +a: the host wants to hear what every write will say anyway.
-		fd, e = f.reopen(n, flags|unix.O_APPEND)
+	fd, e := f.openAs(n, o)
+	if e == 0 && o.Flags&unix.O_TRUNC != 0 {
+		if e = f.strip(fd, o.KillSuidgid); e != 0 {
+			closeFD(fd)
+		}
 	}
 	if e != 0 {
 		f.budget.give()
-		return 0, e
+		return 0, false, e
 	}
-	if o.KillSuidgid && o.Flags&unix.O_TRUNC != 0 {
-		if e := f.killSuidgid(fd); e != 0 {
-			f.budget.close(fd)
-			return 0, e
-		}
+	open := &handle{fd: fd, node: n.id, writable: writes(int(o.Flags))}
+	if o.Compare {
+		open.seen, unchanged = f.opening(n.id, fd)
 	}
-	return f.handles.add(&handle{fd: fd, node: n.id, writable: writes(flags)}), 0
+	return f.handles.add(open), unchanged, 0
+}
+
+// openAs opens the node as the guest asks, or as the host lets it.
+func (f *FS) openAs(n *inode, o virtiofs.OpenFlags) (int, unix.Errno) {
+	asked, flags := int(o.Flags)&openFlags, f.hostFlags(o.Flags)
+	fd, e := f.reopen(n, flags)
+	switch {
+	case flags != asked && (e == unix.EACCES || e == unix.EPERM):
+		return f.reopen(n, asked) // may be written but not read
+	case e == unix.EPERM && o.Flags&unix.O_APPEND != 0 && !f.options.Writeback:
+		// chattr +a: the host wants to hear what every write will say anyway. A
+		// writeback cache writes whole pages, what is there already included.
+		return f.reopen(n, asked|unix.O_APPEND)
+	}
+	return fd, e
+}
+
+// hostFlags is the flags of open(2) for the host. A guest with a writeback cache
+// reads the rest of a page before it changes a part, through whatever handle.
+func (f *FS) hostFlags(guest uint32) int {
+	flags := int(guest) & openFlags
+	if f.options.Writeback && flags&unix.O_ACCMODE == unix.O_WRONLY {
+		flags = flags&^unix.O_ACCMODE | unix.O_RDWR
+	}
+	return flags
 }

@@ -4,10 +4,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs"
+	"tenon/virtiofs/fuse"
 )
 
 // statxMask asks for all that a key and attributes are made of.
-const statxMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID
+const statxMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID | unix.STATX_BTIME
 
 // Lookup implements virtiofs.Nodes.
 func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entry) unix.Errno {
@@ -23,63 +24,222 @@ func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entr
 }
 
 // Self implements virtiofs.Nodes.
-func (f *FS) Self(id virtiofs.NodeID, e *virtiofs.Entry) unix.Errno { return unix.ESTALE }
-
-// Parent implements virtiofs.Nodes.
-func (f *FS) Parent(id virtiofs.NodeID, e *virtiofs.Entry) unix.Errno { return unix.ESTALE }
-
-// Forget implements virtiofs.Nodes.
-func (f *FS) Forget(id virtiofs.NodeID, count uint64) { f.inodes.forget(id, count) }
-
-func (f *FS) graftEntry(g *inode, e *virtiofs.Entry) unix.Errno {
-	*e = virtiofs.Entry{Node: g.id}
-	return f.attr(g, &e.Attr)
-}
-
-// child finds the name in the directory and counts one lookup of its node. A
-// node that is known already costs one system call: the name is one component,
-// so statx cannot be led elsewhere either.
-func (f *FS) child(p *inode, name *byte, e *virtiofs.Entry) unix.Errno {
-	var st unix.Statx_t
-	if err := statx(p.fd(), name, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st); err != 0 {
+func (f *FS) Self(id virtiofs.NodeID, e *virtiofs.Entry) unix.Errno {
+	n, err := f.pin(id)
+	if err != 0 {
 		return err
 	}
-	id, submount, ok := f.inodes.find(keyOf(&st))
+	defer f.unpin(n)
+	if err := f.entryOf(n, e); err != 0 {
+		return err
+	}
+	f.inodes.count(id)
+	return 0
+}
+
+// entryOf fills the entry of a node. It counts no lookup.
+func (f *FS) entryOf(n *inode, e *virtiofs.Entry) unix.Errno {
+	*e = virtiofs.Entry{Node: n.id}
+	err := f.attr(n, &e.Attr)
+	if n.submount {
+		e.Attr.Flags |= fuse.AttrSubmount
+	}
+	return err
+}
+
+// Parent implements virtiofs.Nodes. The host may have moved the directory out
+// of the share, so what is above it must be known already, or it is not shown.
+func (f *FS) Parent(id virtiofs.NodeID, e *virtiofs.Entry) unix.Errno {
+	if id == fuse.RootID {
+		return f.Self(id, e)
+	}
+	n, err := f.pin(id)
+	if err != 0 {
+		return err
+	}
+	defer f.unpin(n)
+	if n.typ != unix.S_IFDIR || n.sealed {
+		return unix.ESTALE
+	}
+	above := [3]byte{'.', '.'}
+	var st unix.Statx_t
+	if err := statx(n.fd(), &above[0], unix.AT_SYMLINK_NOFOLLOW, statxMask, &st); err != 0 {
+		return err
+	}
+	m := f.mountOf(n.key.mount, &st)
+	if m == nil {
+		return unix.ESTALE
+	}
+	k := keyOf(&st, m)
+	x, ok := f.inodes.find(&k, unix.S_IFDIR)
+	if !ok || x.doubt {
+		return unix.ESTALE
+	}
+	f.fillEntry(e, x.id, x.submount, &st)
+	return 0
+}
+
+// Forget implements virtiofs.Nodes.
+func (f *FS) Forget(id virtiofs.NodeID, count uint64) {
+	if f.options.Immutable {
+		f.closeImplicit(id)
+	}
+	f.inodes.forget(id, count)
+}
+
+func (f *FS) graftEntry(g *inode, e *virtiofs.Entry) unix.Errno {
+	return f.entryOf(g, e)
+}
+
+// child finds the name in the directory and counts one lookup of its node.
+func (f *FS) child(p *inode, name *byte, e *virtiofs.Entry) unix.Errno {
+	return f.look(p, name, unix.AT_SYMLINK_NOFOLLOW, e)
+}
+
+// look is child with statx's flags. A node that is known already costs one
+// system call: the name is one component, so statx cannot be led elsewhere
+// either. With AT_NO_AUTOMOUNT what would be mounted on being used is EISDIR.
+func (f *FS) look(p *inode, name *byte, flags int, e *virtiofs.Entry) unix.Errno {
+	seen := p.shifts.Load()
+	var st unix.Statx_t
+	if err := statx(p.fd(), name, flags, statxMask, &st); err != 0 {
+		return err
+	}
+	if flags&unix.AT_NO_AUTOMOUNT != 0 && st.Attributes&unix.STATX_ATTR_AUTOMOUNT != 0 {
+		return unix.EISDIR
+	}
+	if p.key.mount == nil {
+		return unix.ENOTDIR // a graft
+	}
+	m := f.mountOf(p.key.mount, &st)
+	if m == nil {
+		return f.meet(p, name, seen, e)
+	}
+	k, typ := keyOf(&st, m), typeOf(&st)
+	x, ok := f.inodes.find(&k, typ)
+	if ok && x.doubt {
+		var h fileHandle
+		ok = handleOf(p.fd(), name, 0, &h) == 0 && f.inodes.confirm(x.id, &h)
+	}
 	if ok {
-		fillEntry(e, id, submount, &st)
+		if x.lost {
+			f.inodes.place(x.id, p.id, seen, name)
+		}
+		f.fillEntry(e, x.id, x.submount, &st)
 		return 0
 	}
-	if !f.budget.take() {
+	if m != p.key.mount {
+		return f.meet(p, name, seen, e)
+	}
+	n := newcomer{key: k, typ: typ, path: -1, parent: p.id, seen: seen}
+	if !f.nameOnly(p, name, &n) {
+		return f.meet(p, name, seen, e)
+	}
+	m.users.Add(1)
+	return f.insert(&n, &st, e)
+}
+
+// nameOnly gives an inode its address that need not be opened now: it has a file handle, or
+// there is no descriptor to be had and its name will do. Otherwise it is opened
+// at once: then the host may rename it as it likes.
+func (f *FS) nameOnly(p *inode, name *byte, n *newcomer) bool {
+	if n.key.mount.handles() {
+		var h fileHandle
+		if handleOf(p.fd(), name, 0, &h) == 0 {
+			n.addr = newAddress(&h, name)
+			return true
+		}
+	}
+	if n.key.btime != 0 && f.budget.lacks(1) {
+		n.addr = newAddress(nil, name)
+		return true
+	}
+	return false
+}
+
+func (f *FS) insert(n *newcomer, st *unix.Statx_t, e *virtiofs.Entry) unix.Errno {
+	id, submount, err := f.inodes.insert(n)
+	if err == 0 {
+		f.fillEntry(e, id, submount, st)
+	}
+	return err
+}
+
+// meet opens what has the name and counts one lookup of its node.
+func (f *FS) meet(p *inode, name *byte, seen uint32, e *virtiofs.Entry) unix.Errno {
+	if !f.budget.takeNode() {
 		return unix.ENFILE
 	}
 	fd, err := openBeneath(p.fd(), name, unix.O_PATH, 0)
 	if err != 0 {
-		f.budget.give()
+		f.budget.giveNode()
 		return guestErrno(err)
 	}
-	return f.adopt(p, fd, e)
+	return f.adopt(p, name, seen, fd, e)
 }
 
 // adopt counts one lookup of the inode behind an O_PATH descriptor, which the
-// budget was charged for, and gives the descriptor to the table.
-func (f *FS) adopt(p *inode, fd int, e *virtiofs.Entry) unix.Errno {
+// budget was charged for, and gives the descriptor to the table. The name is nil
+// when it has none.
+func (f *FS) adopt(p *inode, name *byte, seen uint32, fd int, e *virtiofs.Entry) unix.Errno {
 	var empty byte
 	var st unix.Statx_t
 	if err := statx(fd, &empty, unix.AT_EMPTY_PATH, statxMask, &st); err != 0 {
-		f.budget.close(fd)
+		f.budget.closeNode(fd)
 		return err
 	}
-	n := &inode{key: keyOf(&st), path: fd, typ: uint32(st.Mode) & unix.S_IFMT}
-	if n.key.dev != p.key.dev || n.key.mnt != p.key.mnt {
+	m := f.enter(fd, &st)
+	n := newcomer{key: keyOf(&st, m), typ: typeOf(&st), path: fd, seen: seen}
+	if name != nil {
+		n.parent = p.id
+	}
+	if m != p.key.mount {
 		n.submount = n.typ == unix.S_IFDIR && !f.options.OneDevice
-		if err := f.seal(n); err != 0 {
-			f.budget.close(fd)
+		if err := f.seal(&n); err != 0 {
+			f.inodes.reject(&n)
 			return err
 		}
 	}
-	id, submount := f.inodes.insert(n)
-	fillEntry(e, id, submount, &st)
-	return 0
+	var h fileHandle
+	if m.handles() && handleOf(fd, &empty, unix.AT_EMPTY_PATH, &h) == 0 {
+		n.addr = newAddress(&h, name)
+	} else {
+		n.addr = newAddress(nil, name)
+	}
+	return f.insert(&n, &st, e)
+}
+
+// adoptNode is adopt for a file that has just been made, without a name if that
+// is nil, and is open for I/O: with a file handle it needs no other descriptor.
+func (f *FS) adoptNode(p *inode, name *byte, fd int, e *virtiofs.Entry) unix.Errno {
+	seen := p.shifts.Load()
+	m := p.key.mount
+	var empty byte
+	var st unix.Statx_t
+	var h fileHandle
+	if m.handles() && handleOf(fd, &empty, unix.AT_EMPTY_PATH, &h) == 0 {
+		if err := statx(fd, &empty, unix.AT_EMPTY_PATH, statxMask, &st); err != 0 {
+			return err
+		}
+		if volumeOf(&st) == m.volume {
+			n := newcomer{key: keyOf(&st, m), typ: typeOf(&st), path: -1, seen: seen, addr: newAddress(&h, name)}
+			if name != nil {
+				n.parent = p.id
+			}
+			m.users.Add(1)
+			return f.insert(&n, &st, e)
+		}
+	}
+	if !f.budget.takeNode() {
+		return unix.ENFILE
+	}
+	var path fdPath
+	opath, err := openat(f.proc, path.relative(fd), unix.O_PATH, 0)
+	if err != 0 {
+		f.budget.giveNode()
+		return guestErrno(err)
+	}
+	return f.adopt(p, name, seen, opath, e)
 }
 
 // reopen opens the node for I/O. Nothing but regular files and directories is
@@ -105,7 +265,7 @@ func (f *FS) reopen(n *inode, flags int) (int, unix.Errno) {
 
 // isBusy says whether the node is the file of Options.Busy, by whatever name.
 func (f *FS) isBusy(n *inode) bool {
-	return f.options.Busy != nil && n.key.dev == f.busy.dev && n.key.ino == f.busy.ino
+	return f.options.Busy != nil && n.key.mount != nil && n.key.mount.dev == f.busyDev && n.key.ino == f.busyIno
 }
 
 func changes(flags int) bool {

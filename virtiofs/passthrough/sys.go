@@ -8,13 +8,21 @@ const maxIovecs = 1024
 // Calls on a file descriptor alone: numbers in, an errno out.
 
 func call1(nr uintptr, fd int) unix.Errno {
-	_, _, e := unix.Syscall(nr, uintptr(fd), 0, 0)
-	return e
+	for {
+		_, _, e := unix.Syscall(nr, uintptr(fd), 0, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func fchmod(fd int, mode uint32) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_FCHMOD, uintptr(fd), uintptr(mode), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall(unix.SYS_FCHMOD, uintptr(fd), uintptr(mode), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func ftruncate(fd int, size int64) unix.Errno {
@@ -47,8 +55,9 @@ func fsync(fd int, dataOnly bool) unix.Errno {
 	return call1(unix.SYS_FSYNC, fd)
 }
 
-// closeFD closes a descriptor; whatever close(2) answers, it is closed.
-func closeFD(fd int) { _ = call1(unix.SYS_CLOSE, fd) }
+// closeFD closes a descriptor; whatever close(2) answers, it is closed, and the
+// call is never made twice: the number may be another's by then.
+func closeFD(fd int) { _, _, _ = unix.Syscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 // procRoot is where the links of the process's own descriptors are. They are the
 // way to name a file that is known by an O_PATH descriptor only.

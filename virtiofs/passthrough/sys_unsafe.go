@@ -48,19 +48,31 @@ func openBeneath(dir int, path *byte, flags int, mode uint32) (int, unix.Errno) 
 }
 
 func statx(dir int, path *byte, flags int, mask uint32, st *unix.Statx_t) unix.Errno {
-	_, _, e := unix.Syscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(path)),
-		uintptr(flags), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(path)),
+			uintptr(flags), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func fstat(fd int, st *unix.Stat_t) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func fstatfs(fd int, st *unix.Statfs_t) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func preadv2(fd int, v []unix.Iovec, off int64, flags int) (int, unix.Errno) {
@@ -83,85 +95,145 @@ func vector(nr uintptr, fd int, v []unix.Iovec, off int64, flags int) (int, unix
 }
 
 func mkdirat(dir int, path *byte, mode uint32) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_MKDIRAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode))
-	return e
+	for {
+		_, _, e := unix.Syscall(unix.SYS_MKDIRAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode))
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func mknodat(dir int, path *byte, mode, dev uint32) unix.Errno {
-	_, _, e := unix.Syscall6(unix.SYS_MKNODAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode), uintptr(dev), 0, 0)
-	return e
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_MKNODAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode), uintptr(dev), 0, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func symlinkat(target *byte, dir int, path *byte) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_SYMLINKAT, uintptr(unsafe.Pointer(target)), uintptr(dir), uintptr(unsafe.Pointer(path)))
-	return e
+	for {
+		_, _, e := unix.Syscall(unix.SYS_SYMLINKAT, uintptr(unsafe.Pointer(target)), uintptr(dir), uintptr(unsafe.Pointer(path)))
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func linkat(fromDir int, from *byte, dir int, path *byte, flags int) unix.Errno {
-	_, _, e := unix.Syscall6(unix.SYS_LINKAT, uintptr(fromDir), uintptr(unsafe.Pointer(from)),
-		uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_LINKAT, uintptr(fromDir), uintptr(unsafe.Pointer(from)),
+			uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func unlinkat(dir int, path *byte, flags int) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_UNLINKAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags))
-	return e
+	for {
+		_, _, e := unix.Syscall(unix.SYS_UNLINKAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags))
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func renameat2(fromDir int, from *byte, dir int, path *byte, flags uint32) unix.Errno {
-	_, _, e := unix.Syscall6(unix.SYS_RENAMEAT2, uintptr(fromDir), uintptr(unsafe.Pointer(from)),
-		uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_RENAMEAT2, uintptr(fromDir), uintptr(unsafe.Pointer(from)),
+			uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(flags), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func readlinkat(dir int, path *byte, buf []byte) (int, unix.Errno) {
-	n, _, e := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
-		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0)
-	return int(n), e
+	for {
+		n, _, e := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
+			uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0)
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
 }
 
 func fchmodat(dir int, path *byte, mode uint32) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_FCHMODAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode))
-	return e
+	for {
+		_, _, e := unix.Syscall(unix.SYS_FCHMODAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode))
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func fchownat(dir int, path *byte, uid, gid uint32, flags int) unix.Errno {
-	_, _, e := unix.Syscall6(unix.SYS_FCHOWNAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
-		uintptr(uid), uintptr(gid), uintptr(flags), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_FCHOWNAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
+			uintptr(uid), uintptr(gid), uintptr(flags), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func utimensat(dir int, path *byte, ts *[2]unix.Timespec) unix.Errno {
-	_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(ts)), 0, 0, 0)
-	return e
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(ts)), 0, 0, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func getdents(fd int, buf []byte) (int, unix.Errno) {
-	n, _, e := unix.Syscall(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
-	return int(n), e
+	for {
+		n, _, e := unix.Syscall(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
 }
 
 func getxattr(path, name *byte, buf []byte) (int, unix.Errno) {
-	n, _, e := unix.Syscall6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),
-		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0)
-	return int(n), e
+	for {
+		n, _, e := unix.Syscall6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),
+			uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0)
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
 }
 
 func listxattr(path *byte, buf []byte) (int, unix.Errno) {
-	n, _, e := unix.Syscall(unix.SYS_LISTXATTR, uintptr(unsafe.Pointer(path)),
-		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
-	return int(n), e
+	for {
+		n, _, e := unix.Syscall(unix.SYS_LISTXATTR, uintptr(unsafe.Pointer(path)),
+			uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
 }
 
 func setxattr(path, name *byte, value []byte, flags uint32) unix.Errno {
-	_, _, e := unix.Syscall6(unix.SYS_SETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),
-		uintptr(unsafe.Pointer(unsafe.SliceData(value))), uintptr(len(value)), uintptr(flags), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_SETXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)),
+			uintptr(unsafe.Pointer(unsafe.SliceData(value))), uintptr(len(value)), uintptr(flags), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func removexattr(path, name *byte) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_REMOVEXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)), 0)
-	return e
+	for {
+		_, _, e := unix.Syscall(unix.SYS_REMOVEXATTR, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(name)), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
 }
 
 func copyFileRange(from int, fromOff int64, to int, toOff int64, n uint64) (int, unix.Errno) {
@@ -173,3 +245,38 @@ func copyFileRange(from int, fromOff int64, to int, toOff int64, n uint64) (int,
 		}
 	}
 }
+
+// nameToHandle is name_to_handle_at(2). The mount is not asked for: statx says it.
+func nameToHandle(dir int, path *byte, h *fileHandle, flags int) unix.Errno {
+	var mount int32
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dir), uintptr(unsafe.Pointer(path)),
+			uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(&mount)), uintptr(flags), 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// openByHandle is open_by_handle_at(2).
+func openByHandle(mount int, h *fileHandle, flags int) (int, unix.Errno) {
+	for {
+		fd, _, e := unix.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mount), uintptr(unsafe.Pointer(h)),
+			uintptr(flags|unix.O_CLOEXEC))
+		if e != unix.EINTR {
+			return int(fd), e
+		}
+	}
+}
+
+// bytesOf is the bytes before the NUL that ends them; none for nil.
+func bytesOf(s *byte) []byte {
+	n := 0
+	for s != nil && *(*byte)(unsafe.Add(unsafe.Pointer(s), n)) != 0 {
+		n++
+	}
+	return unsafe.Slice(s, n)
+}
+
+// firstByte is the string's first byte, for system calls that only read it.
+func firstByte(s string) *byte { return unsafe.StringData(s) }

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs"
-	"tenon/virtiofs/fstest"
 	"tenon/virtiofs/fuse"
 )
 
@@ -23,7 +22,13 @@ func name(t *testing.T, s string) virtiofs.Name {
 	return n
 }
 
+// share shares a new directory with files f0, f1, ... of four bytes.
 func share(t *testing.T, files int, limit int64) *FS {
+	t.Helper()
+	return shareWith(t, files, limit, Options{})
+}
+
+func shareWith(t *testing.T, files int, limit int64, o Options) *FS {
 	t.Helper()
 	dir := t.TempDir()
 	for i := range files {
@@ -31,7 +36,13 @@ func share(t *testing.T, files int, limit int64) *FS {
 			t.Fatal(err)
 		}
 	}
-	f, err := New(dir, Options{Budget: &Budget{limit: limit}})
+	return shareDir(t, dir, limit, o)
+}
+
+func shareDir(t *testing.T, dir string, limit int64, o Options) *FS {
+	t.Helper()
+	o.Budget = &Budget{limit: limit}
+	f, err := New(dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,8 +50,9 @@ func share(t *testing.T, files int, limit int64) *FS {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if f.budget.Used() != 0 {
-			t.Errorf("%d descriptors are left", f.budget.Used())
+		if b := f.budget; b.used.Load() != 0 || b.files.Load() != 0 || b.kept.Load() != 0 || b.idle.Load() != 0 || len(b.clock) != 0 {
+			t.Errorf("left: %d descriptors, %d files, %d kept, %d idle, %d in the clock",
+				b.used.Load(), b.files.Load(), b.kept.Load(), b.idle.Load(), len(b.clock))
 		}
 	})
 	return f
@@ -53,118 +65,6 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(list)
-}
-
-// TestBudget: a guest that knows and opens too much gets ENFILE, the process
-// keeps its own descriptors, and FORGET and RELEASE give everything back.
-func TestBudget(t *testing.T) {
-	const limit = 20
-	f := share(t, 2*limit, limit)
-	before := descriptors(t)
-	var e virtiofs.Entry
-	var ids []virtiofs.NodeID
-	for i := range limit {
-		if err := f.Lookup(fuse.RootID, name(t, fmt.Sprint("f", i)), &e); err != 0 {
-			t.Fatalf("LOOKUP %d: %v", i, err)
-		}
-		ids = append(ids, e.Node)
-	}
-	if err := f.Lookup(fuse.RootID, name(t, fmt.Sprint("f", limit)), &e); err != unix.ENFILE {
-		t.Errorf("LOOKUP over the budget: %v", err)
-	}
-	if err := f.Lookup(fuse.RootID, name(t, "f0"), &e); err != 0 {
-		t.Errorf("LOOKUP of a known node over the budget: %v", err)
-	}
-	if _, _, err := f.Open(ids[0], virtiofs.OpenFlags{}); err != unix.ENFILE {
-		t.Errorf("OPEN over the budget: %v", err)
-	}
-	if _, err := f.Opendir(fuse.RootID); err != unix.ENFILE {
-		t.Errorf("OPENDIR over the budget: %v", err)
-	}
-	if _, err := f.Create(&virtiofs.Caller{}, fuse.RootID, name(t, "new"), 0o644, virtiofs.OpenFlags{Flags: unix.O_RDWR}, &e); err != unix.ENFILE {
-		t.Errorf("CREATE over the budget: %v", err)
-	}
-	if now := descriptors(t); now > before+limit {
-		t.Errorf("%d descriptors more, the budget is %d", now-before, limit)
-	}
-	f.Forget(ids[limit-1], 1)
-	h, _, err := f.Open(ids[0], virtiofs.OpenFlags{})
-	if err != 0 {
-		t.Fatalf("OPEN after FORGET: %v", err)
-	}
-	if err := f.Release(virtiofs.File{Node: ids[0], Handle: h}); err != 0 {
-		t.Fatal(err)
-	}
-	f.Forget(ids[0], 1) // it was looked up twice
-	for _, id := range ids {
-		f.Forget(id, 1)
-	}
-	if f.budget.Used() != 0 || f.inodes.count() != 0 || descriptors(t) != before {
-		t.Errorf("%d in use, %d nodes, %d descriptors more", f.budget.Used(), f.inodes.count(), descriptors(t)-before)
-	}
-}
-
-// TestNothingIsMadeOverBudget: what a guest cannot be told of is not created.
-func TestNothingIsMadeOverBudget(t *testing.T) {
-	f := share(t, 3, 3)
-	var e virtiofs.Entry
-	for i := range 3 {
-		switch err := f.Lookup(fuse.RootID, name(t, fmt.Sprint("f", i)), &e); {
-		case err != 0:
-			t.Fatal(err)
-		case i < 1:
-			continue
-		}
-		// Two descriptors in use, then three: a file needs two more, the rest one.
-		calls := map[string]func() unix.Errno{"create": func() unix.Errno {
-			_, err := f.Create(&virtiofs.Caller{}, fuse.RootID, name(t, "create"), 0o644, virtiofs.OpenFlags{Flags: unix.O_RDWR | unix.O_EXCL}, &e)
-			return err
-		}}
-		if i == 2 {
-			calls["mkdir"] = func() unix.Errno { return f.Mkdir(&virtiofs.Caller{}, fuse.RootID, name(t, "mkdir"), 0o755, &e) }
-			calls["mknod"] = func() unix.Errno {
-				return f.Mknod(&virtiofs.Caller{}, fuse.RootID, name(t, "mknod"), unix.S_IFIFO|0o644, 0, &e)
-			}
-			calls["symlink"] = func() unix.Errno {
-				return f.Symlink(&virtiofs.Caller{}, fuse.RootID, name(t, "symlink"), name(t, "target").CString, &e)
-			}
-		}
-		for what, call := range calls {
-			if err := call(); err != unix.ENFILE {
-				t.Errorf("%s with %d descriptors in use: %v", what, i+1, err)
-			}
-			if err := f.Lookup(fuse.RootID, name(t, what), &e); err != unix.ENOENT {
-				t.Errorf("%s was refused and is there: %v", what, err)
-			}
-		}
-	}
-}
-
-// TestListingOverBudget: a directory is listed whole though nodes for all of it
-// cannot be had.
-func TestListingOverBudget(t *testing.T) {
-	f := share(t, 10, 3)
-	c := fstest.Dial(t, virtiofs.NewServer(f, virtiofs.Options{}))
-	if _, e := c.Init(fstest.AllFlags); e != 0 {
-		t.Fatal(e)
-	}
-	h, e := c.Opendir(fuse.RootID)
-	if e != 0 {
-		t.Fatal(e)
-	}
-	list, e := c.Readdir(fuse.RootID, h, 0, 32<<10, true)
-	if e != 0 {
-		t.Fatal(e)
-	}
-	nodes := 0
-	for _, x := range list {
-		if x.Entry.Node != 0 {
-			nodes++
-		}
-	}
-	if len(list) != 12 || nodes != 2 {
-		t.Errorf("%d entries with %d nodes, want 12 with 2", len(list), nodes)
-	}
 }
 
 // TestConcurrent: nodes and handles that come and go on many threads are
@@ -207,58 +107,8 @@ func TestConcurrent(t *testing.T) {
 		}()
 	}
 	wg.Wait()
-	if f.inodes.count() != 0 || f.budget.Used() != 0 || descriptors(t) != before {
-		t.Errorf("%d nodes, %d in use, %d descriptors more", f.inodes.count(), f.budget.Used(), descriptors(t)-before)
-	}
-}
-
-// TestInsertTwice: of two threads that find the same new inode, both get one
-// node, and the second's descriptor is closed.
-func TestInsertTwice(t *testing.T) {
-	f := share(t, 0, 10)
-	before := descriptors(t)
-	var ids [2]virtiofs.NodeID
-	for i := range ids {
-		fd, err := unix.Dup(f.inodes.root().fd())
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.budget.take()
-		ids[i], _ = f.inodes.insert(&inode{key: key{1, 2, 3}, path: fd})
-	}
-	if ids[0] != ids[1] || descriptors(t) != before+1 {
-		t.Errorf("nodes %d, %d descriptors more", ids, descriptors(t)-before)
-	}
-	f.Forget(ids[0], 1)
-	if f.inodes.count() != 1 {
-		t.Error("2 lookups, 1 forgotten: the node is gone")
-	}
-	f.Forget(ids[0], 1)
-	if f.inodes.count() != 0 || descriptors(t) != before {
-		t.Errorf("%d nodes, %d descriptors more", f.inodes.count(), descriptors(t)-before)
-	}
-}
-
-// TestPinned: a node that is forgotten while a call uses it keeps its descriptor
-// until the call is over.
-func TestPinned(t *testing.T) {
-	f := share(t, 1, 10)
-	var e virtiofs.Entry
-	if err := f.Lookup(fuse.RootID, name(t, "f0"), &e); err != 0 {
-		t.Fatal(err)
-	}
-	n := f.inodes.pin(e.Node)
-	f.Forget(e.Node, 1)
-	var st unix.Stat_t
-	if err := fstat(n.fd(), &st); err != 0 {
-		t.Errorf("the descriptor of a pinned node: %v", err)
-	}
-	if f.inodes.pin(e.Node) != nil {
-		t.Error("a forgotten node is found")
-	}
-	f.inodes.unpin(n)
-	if f.budget.Used() != 0 {
-		t.Error("the descriptor was not given back")
+	if f.Stats().Nodes != 0 || f.budget.Used() != 0 || descriptors(t) != before {
+		t.Errorf("%d nodes, %d in use, %d descriptors more", f.Stats().Nodes, f.budget.Used(), descriptors(t)-before)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -183,7 +184,7 @@ func TestBadUsage(t *testing.T) {
 		{"run -i file ls", []string{"a command needs Tenon's own init"}},
 		{"run -i file --no-initrd", []string{"exclude each other"}},
 		{"run --root missing,rw", []string{"root: host directory " + dir + "/missing does not exist"}},
-		{"run --root /,overlay", []string{`unknown option "overlay": known are ro and rw`}},
+		{"run --root /,overlay", []string{`unknown option "overlay": known are ro|rw, cache=never`}},
 		{"run -v /missing:/x", []string{"volume /x: host directory /missing does not exist"}},
 		{"run -v /:x", []string{`guest path "x" is not absolute`}},
 		{"run -v /:/x -v /:/x", []string{"guest path /x is used twice"}},
@@ -304,12 +305,12 @@ func TestCommaInVolume(t *testing.T) {
 	f := ends(machine.Outcome{Kind: machine.Exited})
 	b := newBench(t, f)
 	b.tenon("run", "-v", strings.ReplaceAll(dir, ":", `\:`)+":/x,ro", "--share", "t="+strings.ReplaceAll(dir, ",", `\,`)+",ro")
-	want := config.Share{Tag: config.VolumeTag(0), Dir: dir, Guest: "/x", ReadOnly: true}
-	if len(f.config.Volumes) != 1 || f.config.Volumes[0] != want {
+	want := config.Share{Tag: config.VolumeTag(0), Dir: dir, Guest: "/x", ReadOnly: true, Sharing: config.DefaultSharing()}
+	if len(f.config.Volumes) != 1 || !reflect.DeepEqual(f.config.Volumes[0], want) {
 		t.Errorf("volumes %+v, want %+v; %s", f.config.Volumes, want, &b.err)
 	}
-	want = config.Share{Tag: "t", Dir: dir, ReadOnly: true}
-	if len(f.config.Shares) != 1 || f.config.Shares[0] != want {
+	want = config.Share{Tag: "t", Dir: dir, ReadOnly: true, Sharing: config.DefaultSharing()}
+	if len(f.config.Shares) != 1 || !reflect.DeepEqual(f.config.Shares[0], want) {
 		t.Errorf("shares %+v, want %+v", f.config.Shares, want)
 	}
 }

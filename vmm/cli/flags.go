@@ -44,11 +44,11 @@ func runFlags() []cli.Flag {
 			Usage: "`SIZE`: how much RAM, in MiB or a whole number with K, M, G or T"},
 
 		&cli.StringFlag{Category: groupFiles, Name: "root", DefaultText: "/,ro",
-			Usage: "`DIR[,ro|rw]`: the host directory that is the guest's /; read-only under a throw-away writable layer unless it says rw"},
+			Usage: "`DIR[,OPTION]`: the host directory that is the guest's /; read-only under a throw-away writable layer unless it says rw"},
 		&cli.StringSliceFlag{Category: groupFiles, Name: "volume", Aliases: []string{"v"},
-			Usage: "`HOST:GUEST[,ro|rw]`: mount the host directory HOST at GUEST, writable unless it says ro; may be repeated"},
+			Usage: "`HOST:GUEST[,OPTION]`: mount the host directory HOST at GUEST, writable unless it says ro; may be repeated"},
 		&cli.StringSliceFlag{Category: groupFiles, Name: "share",
-			Usage: "`TAG=DIR[,ro|rw]`: offer the host directory DIR to a mount -t virtiofs TAG in the guest, writable unless it says ro; may be repeated"},
+			Usage: "`TAG=DIR[,OPTION]`: offer the host directory DIR to a mount -t virtiofs TAG in the guest, writable unless it says ro; may be repeated"},
 		&cli.StringFlag{Category: groupFiles, Name: "service", DefaultText: string(d.Service),
 			Usage: "`exit|worker|auto`: serve file requests on the vCPU's exit, in a pool of workers, or the short ones on the exit"},
 

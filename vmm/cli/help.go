@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"tenon/vmm/config"
 )
 
 const appUsage = `Usage:
@@ -69,6 +71,16 @@ const (
 	helpIndent = 30
 )
 
+// shareOptionsHelp lists what may follow a comma in --root, -v and --share.
+func shareOptionsHelp() string {
+	var b strings.Builder
+	b.WriteString("\nOptions of --root, -v and --share:\n")
+	for _, o := range config.ShareOptions() {
+		b.WriteString(entryHelp("  "+o.Form, o.Help, o.Default))
+	}
+	return b.String()
+}
+
 // withHelp gives c a help text made of its usage, its flags by group in the order
 // they are declared, and what else there is to say.
 func withHelp(c *cli.Command, summary, details string) *cli.Command {
@@ -101,8 +113,18 @@ func flagHelp(f cli.DocGenerationFlag) string {
 		left += " " + parts[1]
 		usage = strings.TrimPrefix(strings.Join(parts, ""), parts[1]+": ")
 	}
-	if d := f.GetDefaultText(); f.TakesValue() && d != "" {
-		usage += " (default: " + d + ")"
+	byDefault := ""
+	if f.TakesValue() {
+		byDefault = f.GetDefaultText()
+	}
+	return entryHelp(left, usage, byDefault)
+}
+
+// entryHelp is an entry of a list in the help: what it is called and, beside or
+// below it, wrapped, what it means.
+func entryHelp(left, usage, byDefault string) string {
+	if byDefault != "" {
+		usage += " (default: " + byDefault + ")"
 	}
 	var b strings.Builder
 	b.WriteString(left)

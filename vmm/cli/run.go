@@ -30,7 +30,7 @@ func (p *program) runCommand() *cli.Command {
 		HideHelpCommand: true, // "help" is a COMMAND like any other
 		OnUsageError:    usageError,
 		Action:          p.run,
-	}, runSummary, runDetails)
+	}, runSummary, shareOptionsHelp()+runDetails)
 }
 
 // run is `tenon run`. An error it returns is Tenon's own failure.

@@ -40,6 +40,7 @@ type Share struct {
 	Dir      string `json:"dir"`             // host directory
 	Guest    string `json:"guest,omitempty"` // mount point inside the guest
 	ReadOnly bool   `json:"read_only"`       // enforced by the device
+	Sharing
 }
 
 // Console chooses what carries the kernel's console.
@@ -87,7 +88,7 @@ func Default() Machine {
 	return Machine{
 		CPUs:    min(runtime.NumCPU(), MaxCPUs),
 		Memory:  1 << 30,
-		Root:    Share{Tag: RootTag, Dir: "/", ReadOnly: true},
+		Root:    Share{Tag: RootTag, Dir: "/", ReadOnly: true, Sharing: DefaultSharing()},
 		Console: ConsoleHVC,
 		Service: ServiceAuto,
 	}

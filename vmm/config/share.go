@@ -17,7 +17,7 @@ import (
 // A backslash takes the next character as it is: "\," in a DIR or GUEST, "\:" in
 // a HOST or GUEST, "\=" in a TAG and "\\" for a backslash. A comma in a HOST, and
 // a colon or an equals sign in a DIR, need none. Relative host directories are
-// relative to the working directory.
+// relative to the working directory. ShareOptions has the options.
 const (
 	rootForm   = "DIR[,OPTION]"
 	volumeForm = "HOST:GUEST[,OPTION]"
@@ -107,20 +107,18 @@ func (s *Share) finish(dir string, stop byte, options string) error {
 		return fmt.Errorf("%w: write an absolute path", err)
 	}
 	s.Dir = abs
-	if stop == 0 {
-		return nil
-	}
-	access := ""
-	for _, o := range strings.Split(options, ",") {
-		switch {
-		case o != "ro" && o != "rw":
-			return fmt.Errorf(`unknown option %q: known are ro and rw; write "\," for a comma in a path`, o)
-		case access != "" && access != o:
-			return errors.New("it says both ro and rw: choose one")
+	s.Sharing = DefaultSharing()
+	given := make(map[string]string)
+	for stop != 0 {
+		var option string
+		if option, stop, options, err = field(options, ","); err == nil {
+			err = s.apply(option, given)
 		}
-		access, s.ReadOnly = o, o == "ro"
+		if err != nil {
+			return err
+		}
 	}
-	return nil
+	return s.settle(given)
 }
 
 // badValue says which value does not have which form.

@@ -132,7 +132,7 @@ func (m *Machine) checkShares() error {
 		case unix.Access(s.Dir, unix.R_OK|unix.X_OK) != nil:
 			err = fmt.Errorf("%s: host directory %s may not be read by this user: change its mode or name another", name, s.Dir)
 		}
-		errs = append(errs, err)
+		errs = append(errs, err, checkSharing(name, s))
 	})
 	return errors.Join(errs...)
 }

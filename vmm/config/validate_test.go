@@ -22,8 +22,8 @@ func valid(t *testing.T) Machine {
 	if err := os.WriteFile(m.Kernel, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.Volumes = []Share{{Tag: VolumeTag(0), Dir: dir, Guest: "/mnt"}}
-	m.Shares = []Share{{Tag: "data", Dir: dir}}
+	m.Volumes = []Share{{Tag: VolumeTag(0), Dir: dir, Guest: "/mnt", Sharing: DefaultSharing()}}
+	m.Shares = []Share{{Tag: "data", Dir: dir, Sharing: DefaultSharing()}}
 	return m
 }
 
@@ -41,7 +41,7 @@ func TestValidateAccepts(t *testing.T) {
 		"longest cmdline":  func(m *Machine) { m.Append = strings.Repeat("a", MaxCmdline-1) },
 		"own cmdline":      func(m *Machine) { m.Cmdline = "quiet tenon.init=1" },
 		"nested volumes": func(m *Machine) {
-			m.Volumes = append(m.Volumes, Share{Tag: VolumeTag(1), Dir: "/", Guest: "/mnt/deeper"})
+			m.Volumes = append(m.Volumes, Share{Tag: VolumeTag(1), Dir: "/", Guest: "/mnt/deeper", Sharing: DefaultSharing()})
 		},
 		"same directory twice": func(m *Machine) { m.Shares[0].Dir = m.Root.Dir },
 	} {
@@ -93,7 +93,7 @@ func TestValidateRefuses(t *testing.T) {
 		{func(m *Machine) { m.Volumes[0].Guest = "" }, `guest path "" is not absolute: `},
 		{func(m *Machine) { m.Volumes[0].Guest = "/mnt/.." }, "its guest path is /: use --root"},
 		{func(m *Machine) {
-			m.Volumes = append(m.Volumes, Share{Tag: VolumeTag(1), Dir: "/", Guest: "/x/../mnt/"})
+			m.Volumes = append(m.Volumes, Share{Tag: VolumeTag(1), Dir: "/", Guest: "/x/../mnt/", Sharing: DefaultSharing()})
 		}, "guest path /mnt is used twice: "},
 		{func(m *Machine) { m.Initrd, m.Volumes, m.NoInitrd = m.Kernel, nil, true }, "--no-initrd and --initrd exclude each other: "},
 		{func(m *Machine) { m.Initrd, m.Volumes, m.Command = m.Kernel, nil, []string{"ls"} }, "a command needs Tenon's own init"},
@@ -116,7 +116,7 @@ func TestValidateRefuses(t *testing.T) {
 func many(n int) []Share {
 	var list []Share
 	for i := range n {
-		list = append(list, Share{Tag: "share" + strconv.Itoa(i), Dir: "/"})
+		list = append(list, Share{Tag: "share" + strconv.Itoa(i), Dir: "/", Sharing: DefaultSharing()})
 	}
 	return list
 }

@@ -8,24 +8,13 @@ import (
 	"tenon/devices/pci"
 	"tenon/devices/virtio"
 	"tenon/devices/virtio/console"
-	"tenon/devices/virtio/fs"
 	virtiopci "tenon/devices/virtio/pci"
 	"tenon/devices/virtio/rng"
 	"tenon/guest/channel"
-	"tenon/virtiofs"
-	"tenon/virtiofs/passthrough"
-	"tenon/vmm/config"
 	"tenon/vmm/kvm"
 	"tenon/vmm/layout"
 	"tenon/vmm/vcpu"
 )
-
-// graftedInit is where a guest without an initrd finds its init: a name at the
-// root of its share that exists for guests only.
-const graftedInit = ".tenon-init"
-
-// maxRequestQueues bounds the request queues of one virtio-fs device.
-const maxRequestQueues = 8
 
 // msiSender delivers MSIs through KVM. An error would mean that the guest
 // programmed an address that is no interrupt: like hardware, nothing happens.
@@ -94,71 +83,6 @@ func (m *Machine) addFunction(name string, d virtio.Device) error {
 	}
 	m.functions = append(m.functions, t)
 	return nil
-}
-
-// share is a host directory that is open, before and while a device serves it.
-type share struct {
-	tag    string
-	server *virtiofs.Server
-}
-
-// openShares opens the root, the volumes and the shares, in this order.
-func (m *Machine) openShares() error {
-	budget, err := passthrough.NewBudget()
-	if err != nil {
-		return err
-	}
-	root := passthrough.Options{ReadOnly: m.config.Root.ReadOnly, OneDevice: m.overlaid(), Budget: budget, Busy: m.image.File()}
-	if m.config.NoInitrd {
-		root.Grafts = []passthrough.Graft{{Name: graftedInit, File: m.opts.Init}}
-	}
-	if err := m.openShare(m.config.Root, root); err != nil {
-		return err
-	}
-	for _, list := range [][]config.Share{m.config.Volumes, m.config.Shares} {
-		for _, s := range list {
-			if err := m.openShare(s, passthrough.Options{ReadOnly: s.ReadOnly, Budget: budget, Busy: m.image.File()}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// overlaid says that the guest's init will put a throw-away layer over the root.
-func (m *Machine) overlaid() bool { return m.ownInit() && m.config.Root.ReadOnly }
-
-func (m *Machine) openShare(s config.Share, o passthrough.Options) error {
-	dir, err := passthrough.New(s.Dir, o)
-	if err != nil {
-		return fmt.Errorf("share %s: %w", s.Tag, err)
-	}
-	server := virtiofs.NewServer(dir, virtiofs.Options{})
-	m.shares = append(m.shares, share{s.Tag, server})
-	return nil
-}
-
-// buildShares makes one virtio-fs device for each share.
-func (m *Machine) buildShares() error {
-	for _, s := range m.shares {
-		d, err := fs.New(fs.Options{
-			Tag: s.tag, Server: s.server, Service: services[m.config.Service],
-			RequestQueues: min(m.config.CPUs, maxRequestQueues),
-		})
-		if err != nil {
-			return fmt.Errorf("share %s: %w", s.tag, err)
-		}
-		if err := m.addFunction("share "+s.tag, d); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-var services = map[config.Service]fs.Service{
-	config.ServiceExit:   fs.ServiceExit,
-	config.ServiceWorker: fs.ServiceWorker,
-	config.ServiceAuto:   fs.ServiceAuto,
 }
 
 // buildBuses gives every address to its device. After that the tables are frozen.

@@ -89,7 +89,7 @@ func TestRefusals(t *testing.T) {
 		{"kernel without virtio-fs", fakeKernel(t, signatures("virtiofs"), 0), nil, []string{"has no virtio-fs", "CONFIG_VIRTIO_FS"}},
 		{"kernel larger than memory", fakeKernel(t, signatures(""), 512<<20), nil, []string{"--memory 256M", "MiB"}},
 		{"share that does not exist", good, func(c *config.Machine) {
-			c.Shares = []config.Share{{Tag: "data", Dir: "/nonexistent/dir"}}
+			c.Shares = []config.Share{{Tag: "data", Dir: "/nonexistent/dir", Sharing: config.DefaultSharing()}}
 		}, []string{"data", "/nonexistent/dir", "no such file"}},
 	} {
 		t.Run(x.name, func(t *testing.T) {

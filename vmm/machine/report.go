@@ -20,6 +20,8 @@ type Report struct {
 	Machine config.Machine `json:"machine"`
 	Release string         `json:"kernel_release"`
 	Stages  []Stage        `json:"stages"`
+	// Requests is how many requests of each opcode each share has answered, by tag.
+	Requests map[string]map[string]uint64 `json:"requests"`
 	// RSS is the process's resident memory at the end of the run, GuestRSS the
 	// part that is guest RAM, Overhead the rest: what Tenon itself costs.
 	RSS      int `json:"rss_kib"`
@@ -72,6 +74,17 @@ func (m *Machine) Report() Report {
 	r.Overhead = r.RSS - r.GuestRSS
 	if m.image != nil {
 		r.Release = m.image.Release
+	}
+	r.Requests = make(map[string]map[string]uint64)
+	for _, s := range m.shares {
+		if s.requests == nil {
+			continue
+		}
+		counts := make(map[string]uint64)
+		for op, n := range s.requests.Snapshot() {
+			counts[op] = n.Requests
+		}
+		r.Requests[s.tag] = counts
 	}
 	return r
 }

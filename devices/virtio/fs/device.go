@@ -54,6 +54,7 @@ type Options struct {
 // server is what the device needs of a virtiofs.Server.
 type server interface {
 	Serve(r *virtiofs.Request, in, out virtiofs.Cursor) (written uint32, again bool)
+	Unlocked() uint64
 	Reset()
 }
 

@@ -227,33 +227,6 @@ func TestRefillDoesNotHoldTheCaller(t *testing.T) {
 	g.d.Reset()
 }
 
-func TestHostileRing(t *testing.T) {
-	f := newFake()
-	g := newRig(t, f, ServiceAuto, 2)
-	g.rings[1].SetDesc(5, ramBase-1, 10, 0, 0)
-	g.rings[1].Offer(5)
-	g.d.Notify(1)
-	g.rings[2].SetAvailIdx(ringSize + 1)
-	g.d.Notify(2)
-	if n := len(g.broke); n != 1 {
-		t.Fatalf("broken %d times, want once", n)
-	}
-	g.add(0, "quick", 100)
-	g.d.Notify(0)
-	g.d.Notify(7)
-	g.d.Notify(-1)
-	if n := len(f.served()); n != 0 {
-		t.Errorf("%d requests served after that", n)
-	}
-	g.d.Reset()
-	g.activate()
-	g.add(1, "quick", 100)
-	g.kick(1)
-	if _, text, ok := g.reply(1); !ok || text != "quick" {
-		t.Errorf("after reset: %q, %v", text, ok)
-	}
-}
-
 // The chain of a parked request changes while it waits: the worker reads it
 // again and must check it again.
 func TestParkedChainChanges(t *testing.T) {

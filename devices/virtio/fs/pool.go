@@ -86,7 +86,7 @@ func (p *pool) run() {
 		if r.q.s.dead.Load() {
 			continue
 		}
-		if _, err := r.q.answer(chain, request, r.head, true); err != nil {
+		if err := r.q.answer(chain, request, r.head, true); err != nil {
 			r.q.s.fail(err)
 			continue
 		}

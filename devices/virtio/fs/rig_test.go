@@ -2,6 +2,7 @@ package fs
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,9 +136,10 @@ func (g *rig) wait(queue int) (head uint16, text string) {
 }
 
 // fake is a server for requests of one line: "quick..." is answered at once,
-// "slow..." may block and waits for the gate.
+// "slow..." may block and waits for the gate, "wait..." waits for ever.
 type fake struct {
-	gate chan struct{} // closed or sent to: one slow request goes on
+	gate     chan struct{} // closed or sent to: one slow request goes on
+	unlocked atomic.Uint64
 
 	mu      sync.Mutex
 	log     []string // what was served, with MayBlock as "+"
@@ -161,6 +163,9 @@ func (f *fake) Serve(r *virtiofs.Request, in, out virtiofs.Cursor) (written uint
 		return 0, true
 	}
 	f.enter(string(text), slow, r.MayBlock)
+	if len(text) > 0 && text[0] == 'w' {
+		return 0, true
+	}
 	if slow {
 		<-f.gate
 		f.leave()
@@ -192,6 +197,8 @@ func (f *fake) leave() {
 	defer f.mu.Unlock()
 	f.inside--
 }
+
+func (f *fake) Unlocked() uint64 { return f.unlocked.Load() }
 
 func (f *fake) Reset() {
 	f.mu.Lock()

@@ -212,33 +212,6 @@ func TestForgetAndReset(t *testing.T) {
 	}
 }
 
-// Requests that have no room for a reply, or are no requests, come back with
-// nothing written.
-func TestNoRoom(t *testing.T) {
-	s := newShare(t)
-	s.mount("file")
-	q := s.prepare(fuse.Getattr, rootNode, fuse.AttrOutSize, make([]byte, 16))
-	short := q.buffers[2]
-	short.Len = fuse.OutHeaderSize - 1
-	for name, b := range map[string][]queuetest.Buffer{
-		"nothing writable":     q.buffers[:2],
-		"15 bytes":             {q.buffers[0], q.buffers[1], short},
-		"nothing readable":     q.buffers[2:],
-		"half a header":        {{At: q.buffers[0].At, Len: 20}, q.buffers[2], q.buffers[3]},
-		"one empty descriptor": {{At: q.at}},
-	} {
-		s.rings[1].AddIndirect(q.at, b...)
-		s.kick(1)
-		if _, used, ok := s.rings[1].Used(); !ok || used != 0 {
-			t.Errorf("%s: used %d, %v", name, used, ok)
-		}
-		s.rings[1].Listen()
-	}
-	if len(s.broke) != 0 {
-		t.Error(<-s.broke)
-	}
-}
-
 // hotRequests are what a guest's time is spent on.
 func hotRequests(tb testing.TB, name string) (q *request, path string) {
 	s := newShare(tb)

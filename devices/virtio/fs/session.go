@@ -14,13 +14,15 @@ const signalEvery = 16
 
 // session is the device between Activate and Reset.
 //
-// Locks, outer first: a queue's turn, the pool's mutex or the ring's push lock.
+// Locks, outer first: a queue's turn, the pool's mutex or that of waiting or the
+// ring's push lock.
 type session struct {
-	env    virtio.Env
-	server server
-	queues []*requestQueue
-	pool   *pool
-	dead   atomic.Bool // broken or reset: take no more requests
+	env     virtio.Env
+	server  server
+	queues  []*requestQueue
+	pool    *pool
+	waiting *waiting
+	dead    atomic.Bool // broken or reset: take no more requests
 }
 
 // requestQueue is one queue; what is not a ring belongs to the turn's holder.
@@ -32,6 +34,7 @@ type requestQueue struct {
 	turn    queue.Turn
 	chain   *queue.Chain
 	request *virtiofs.Request
+	kept    atomic.Int32 // requests in waiting
 }
 
 func newSession(srv server, policy Service, env virtio.Env) *session {
@@ -51,7 +54,7 @@ func newSession(srv server, policy Service, env virtio.Env) *session {
 		s.queues[i] = q
 		parked += int(ring.Size())
 	}
-	s.pool = newPool(parked)
+	s.pool, s.waiting = newPool(parked), newWaiting(s)
 	return s
 }
 
@@ -91,26 +94,40 @@ func (q *requestQueue) serve(head uint16) error {
 		q.s.pool.put(parked{q, head})
 		return nil
 	}
-	again, err := q.answer(q.chain, q.request, head, q.policy == ServiceExit)
-	if again {
+	return q.answer(q.chain, q.request, head, q.policy == ServiceExit)
+}
+
+// answer serves the request of a chain. What may block is left to the pool, and
+// what waits for a lock to those that wait.
+func (q *requestQueue) answer(c *queue.Chain, r *virtiofs.Request, head uint16, mayBlock bool) error {
+	// A quarter of the ring stays free for other requests: among them is the one
+	// that frees the lock.
+	r.NoWait = mayBlock && int(q.kept.Load()) >= int(q.ring.Size())*3/4
+	seen := q.s.server.Unlocked()
+	again, err := q.try(c, r, head, mayBlock)
+	switch {
+	case !again:
+		q.s.waiting.served()
+	case mayBlock:
+		q.s.waiting.put(parked{q, head}, seen)
+	default:
 		q.s.pool.put(parked{q, head})
 	}
 	return err
 }
 
-// answer reads the chain, serves the request and returns the chain to the
-// driver. again: the request may block, and nothing was done.
-func (q *requestQueue) answer(c *queue.Chain, r *virtiofs.Request, head uint16, mayBlock bool) (again bool, err error) {
+// try reads the chain, serves the request and returns the chain to the driver,
+// unless nothing was done and the request is to be served again.
+func (q *requestQueue) try(c *queue.Chain, r *virtiofs.Request, head uint16, mayBlock bool) (again bool, err error) {
 	if err := q.ring.Fetch(c, head); err != nil {
 		return false, err
 	}
 	r.MayBlock = mayBlock
 	written, again := q.s.server.Serve(r, &c.In, &c.Out)
-	if again && !mayBlock {
-		return true, nil
+	if !again {
+		q.ring.Push(head, written)
 	}
-	q.ring.Push(head, written)
-	return false, nil
+	return again, nil
 }
 
 func (q *requestQueue) signal() {
@@ -130,6 +147,7 @@ func (s *session) fail(err error) {
 func (s *session) close() {
 	s.dead.Store(true)
 	s.pool.close()
+	s.waiting.close()
 	for _, q := range s.queues {
 		if q != nil {
 			q.turn.Close()

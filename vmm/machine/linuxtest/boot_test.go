@@ -119,7 +119,9 @@ func TestOwnInitrd(t *testing.T) {
 	}
 }
 
-func TestModularKernel(t *testing.T) {
+// oldKernel is the modular 6.1 kernel.
+func oldKernel(t *testing.T) string {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +130,11 @@ func TestModularKernel(t *testing.T) {
 	if _, err := os.Stat(kernel); err != nil {
 		t.Skip("no 6.1 kernel in the cache: run scripts/kernel 6.1")
 	}
-	r := shell(t, `grep " / " /proc/mounts; uname -r; exit 7`, "-k", kernel).want(t, 7)
+	return kernel
+}
+
+func TestModularKernel(t *testing.T) {
+	r := shell(t, `grep " / " /proc/mounts; uname -r; exit 7`, "-k", oldKernel(t)).want(t, 7)
 	contains(t, "the guest", r.stdout, "\n6.1.")
 	if !strings.Contains(r.stdout, "virtiofs / ") && !strings.Contains(r.stdout, "overlay / overlay") {
 		t.Errorf("the root is no virtiofs: %s", r.stdout)

@@ -68,19 +68,7 @@ done; cat kept`, "--share", "data="+dir+",ro").want(t, 0)
 	}
 }
 
-// TestMain lets the test binary be a program inside the guest: with
-// TENON_GUEST_MMAP=FILE it writes into a shared mapping of the file.
-func TestMain(m *testing.M) {
-	file := os.Getenv("TENON_GUEST_MMAP")
-	if file == "" {
-		os.Exit(m.Run())
-	}
-	if err := writeMapped(file); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
+// writeMapped writes into a shared mapping of the file.
 func writeMapped(file string) error {
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
@@ -105,7 +93,7 @@ for i in 0 1 2 3 4 5 6 7 8 9; do [ $(wc -l < log.$i) = 50 ] || exit 1; done; [ $
 	{"rename, link, unlink", `cd /mnt && mkdir r && echo a > r/a && ln r/a r/b && [ $(stat -c %h r/a) = 2 ] && mv r/a r/c && rm r/b && [ "$(cat r/c)" = a ] && mv r r2 && rm -r r2 && [ ! -e r2 ]`},
 	{"extended attributes", `cd /mnt && echo x > x && setfattr -n user.k -v v x && [ "$(getfattr --only-values -n user.k x)" = v ] && setfattr -x user.k x && ! getfattr -n user.k x 2>/dev/null`},
 	{"holes and truncation", `cd /mnt && truncate -s 10M h && fallocate -p -o 0 -l 4096 h && echo end >> h && [ $(stat -c %s h) = 10485764 ] && tail -c 4 h | grep -q end && truncate -s 3 h && [ $(stat -c %s h) = 3 ]`},
-	{"shared mapping", `cd /mnt && truncate -s 8192 m && TENON_GUEST_MMAP=m "$SELF" && [ "$(tail -c +5001 m | head -c 5)" = hello ]`},
+	{"shared mapping", `cd /mnt && truncate -s 8192 m && TENON_GUEST=mmap "$SELF" m && [ "$(tail -c +5001 m | head -c 5)" = hello ]`},
 	{"unlinked but open", `cd /mnt && exec 3<>u && echo kept >&3 && rm u && echo more >&3 && [ ! -e u ]`},
 }
 
