@@ -75,7 +75,7 @@ var identityCases = []Case{
 			func(s *Script, p string) { s.Content(p) },
 		} {
 			for _, mode := range []uint32{0o6777, 0o6767, 0o2766} {
-				p := fmt.Sprintf("%d-%o", i, mode)
+				p := fmt.Sprintf("%o-%d", mode, i)
 				s.File(p, 0o666, "contents")
 				s.Chmod(p, mode)
 				s.As(bob, func(s *Script) { do(s, p) })

@@ -38,7 +38,7 @@ func Parse(rules string) (*Map, error) {
 		server = server || m.rules[i].server && m.rules[i].prepend == ""
 	}
 	if !client || !server {
-		return nil, fmt.Errorf("rules %q: no rule decides about all the other names; end with :ok:all::: or :bad:all:::", rules)
+		return nil, fmt.Errorf("rules %q: no rule decides about all the other names; :ok:all::: or :bad:all::: at the end would", rules)
 	}
 	return m, nil
 }
