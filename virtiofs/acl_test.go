@@ -96,6 +96,36 @@ func TestNoACL(t *testing.T) {
 	}
 }
 
+// plain is a file system that has no ACLs, as VFAT.
+type plain struct{ virtiofs.FS }
+
+func (p plain) Getxattr(n virtiofs.NodeID, name virtiofs.CString, buf []byte) (int, unix.Errno) {
+	return 0, unix.EOPNOTSUPP
+}
+
+// TestACLWithoutHost: where the host has no ACLs a guest that asks is told that
+// there is none, or it could use nothing but its own files.
+func TestACLWithoutHost(t *testing.T) {
+	for _, agreed := range []bool{true, false} {
+		host, err := passthrough.New(t.TempDir(), passthrough.Options{ACL: true})
+		must(t, err)
+		s := virtiofs.NewServer(plain{host}, virtiofs.Options{ACL: agreed})
+		defer func() { must(t, s.Close()) }()
+		c := fstest.Dial(t, s)
+		_, e := c.Init(fstest.AllFlags)
+		ok(t, "INIT", e)
+		for name, err := range map[string]unix.Errno{
+			accessACL: unix.ENODATA, defaultACL: unix.ENODATA, accessACL + "x": unix.EOPNOTSUPP, "user.a": unix.EOPNOTSUPP,
+		} {
+			if !agreed {
+				err = unix.EOPNOTSUPP
+			}
+			_, e = getxattr(c, root, name)
+			want(t, "GETXATTR "+name, e, err)
+		}
+	}
+}
+
 // TestUmask: the umask of the guest's process is taken off by the server where
 // that was agreed on, but not where a default ACL says what new files get.
 func TestUmask(t *testing.T) {

@@ -15,7 +15,7 @@ func (s *Server) check(r *Request) unix.Errno {
 		return unix.ENOSYS
 	}
 	n := int64(r.hdr.Len) - fuse.InHeaderSize
-	if n < int64(r.row.In) || n > int64(r.in.Len()) {
+	if n < int64(r.row.In) || n > int64(r.in.Len()) || n > maxRequest {
 		return unix.EINVAL
 	}
 	r.rest = int(n)

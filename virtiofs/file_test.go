@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tenon/virtiofs"
 	"tenon/virtiofs/fstest"
 	"tenon/virtiofs/fuse"
 	"tenon/virtiofs/passthrough"
@@ -154,6 +155,67 @@ func TestAppend(t *testing.T) {
 		ok(t, "WRITE", e)
 		if got := read(t, filepath.Join(dir, "f")); got != w.want {
 			t.Fatalf("%q, want %q", got, w.want)
+		}
+	}
+}
+
+// TestAppendDirect: the parts of one O_DIRECT write come at the same time and are
+// served in any order, so their offsets count; but not where Linux sends them one
+// by one, as data bypasses its page cache anyway.
+func TestAppendDirect(t *testing.T) {
+	for want, p := range map[string]virtiofs.Policy{
+		"data12": virtiofs.Auto(), "data21": virtiofs.Never(),
+	} {
+		dir, c := policyShare(t, passthrough.Options{}, virtiofs.Options{Policy: p})
+		f, e := c.Lookup(root, "f")
+		ok(t, "LOOKUP", e)
+		fh, e := c.Open(f.Node, unix.O_WRONLY|unix.O_APPEND|unix.O_DIRECT)
+		ok(t, "OPEN", e)
+		for _, part := range []string{"2", "1"} {
+			_, e := c.Write(f.Node, fh, 3+uint64(part[0]-'0'), []byte(part), unix.O_WRONLY|unix.O_APPEND|unix.O_DIRECT, 0)
+			ok(t, "WRITE", e)
+		}
+		if got := read(t, filepath.Join(dir, "f")); got != want {
+			t.Errorf("cache=%s: %q, want %q", p.Name, got, want)
+		}
+	}
+}
+
+// written is a file system that writes down how it was told to write.
+type written struct {
+	virtiofs.FS
+	flags virtiofs.WriteFlags
+}
+
+func (w *written) Write(f virtiofs.File, from []unix.Iovec, off int64, flags virtiofs.WriteFlags) (int, unix.Errno) {
+	w.flags = flags
+	return w.FS.Write(f, from, off, flags)
+}
+
+// TestWriteSync: a write that asks for it is on storage when it is answered, also
+// through a handle that was opened without O_SYNC. After a write to its page cache
+// Linux asks for that by FSYNC.
+func TestWriteSync(t *testing.T) {
+	for _, p := range []virtiofs.Policy{virtiofs.Never(), virtiofs.Metadata(), virtiofs.Auto(), virtiofs.Always()} {
+		host, err := passthrough.New(t.TempDir(), passthrough.Options{})
+		must(t, err)
+		fs := &written{FS: host}
+		s := virtiofs.NewServer(fs, virtiofs.Options{Policy: p})
+		defer func() { must(t, s.Close()) }()
+		c := fstest.Dial(t, s)
+		_, e := c.Init(fstest.AllFlags)
+		ok(t, "INIT", e)
+		f, fh, e := c.Create(root, "f", unix.O_RDWR, 0o644)
+		ok(t, "CREATE", e)
+		for _, flags := range []uint32{0, unix.O_DSYNC, unix.O_SYNC, unix.O_DIRECT, unix.O_DIRECT | unix.O_DSYNC, unix.O_DIRECT | unix.O_SYNC} {
+			want := flags & unix.O_SYNC
+			if flags&unix.O_DIRECT == 0 && p.OpenFlags&fuse.OpenDirectIO == 0 {
+				want = 0
+			}
+			_, e := c.Write(f.Node, fh, 0, []byte("x"), unix.O_RDWR|flags, 0)
+			if ok(t, "WRITE", e); fs.flags.Sync != want {
+				t.Errorf("cache=%s, flags %#x: sync %#x, want %#x", p.Name, flags, fs.flags.Sync, want)
+			}
 		}
 	}
 }
@@ -319,4 +381,79 @@ func TestUnserved(t *testing.T) {
 	}
 	_, e := c.Call(fuse.Ioctl, root, 16, make([]byte, 32))
 	want(t, "IOCTL", e, unix.ENOTTY)
+}
+
+// busy is a file system whose host says EAGAIN after it has done what was asked,
+// as a network's may.
+type busy struct {
+	virtiofs.FS
+	calls int
+}
+
+func (b *busy) Mkdir(*virtiofs.Caller, virtiofs.NodeID, virtiofs.Name, uint32, *virtiofs.Entry) unix.Errno {
+	b.calls++
+	return unix.EAGAIN
+}
+
+func (b *busy) Write(virtiofs.File, []unix.Iovec, int64, virtiofs.WriteFlags) (int, unix.Errno) {
+	b.calls++
+	return 0, unix.EAGAIN
+}
+
+func (b *busy) Read(virtiofs.File, []unix.Iovec, int64, bool) (int, unix.Errno) {
+	b.calls++
+	return 0, unix.EAGAIN
+}
+
+// TestDoneOnce: EAGAIN from the host is an answer, and nothing is done a second
+// time because of it; but a READ may be, and goes where it can wait.
+func TestDoneOnce(t *testing.T) {
+	host, err := passthrough.New(t.TempDir(), passthrough.Options{})
+	must(t, err)
+	fs := &busy{FS: host}
+	s := virtiofs.NewServer(fs, virtiofs.Options{})
+	defer func() { must(t, s.Close()) }()
+	c := fstest.Dial(t, s)
+	_, e := c.Init(fstest.AllFlags)
+	ok(t, "INIT", e)
+	f, fh, e := c.Create(root, "f", unix.O_RDWR, 0o644)
+	ok(t, "CREATE", e)
+	for _, x := range []struct {
+		name   string
+		msg    []byte
+		pooled bool
+		calls  int
+	}{
+		{"MKDIR", c.Message(fuse.Mkdir, root, fstest.U32(0o755, 0), fstest.Str("d")), false, 1},
+		{"WRITE", c.Message(fuse.Write, f.Node, fstest.WriteArgs(fh, 0, 1, 0, 0), []byte{1}), false, 1},
+		{"READ", c.Message(fuse.Read, f.Node, fstest.ReadArgs(fh, 0, 1)), true, 2},
+	} {
+		fs.calls = 0
+		reply, pooled := c.Raw(x.msg, 200)
+		if pooled != x.pooled || fs.calls != x.calls {
+			t.Errorf("%s: done %d times, want %d; pooled %v", x.name, fs.calls, x.calls, pooled)
+		}
+		want(t, x.name, unix.Errno(-int32(le.Uint32(reply[4:]))), unix.EAGAIN)
+	}
+}
+
+// lacking is a file system on a host's one that cannot create.
+type lacking struct{ virtiofs.FS }
+
+func (lacking) Create(*virtiofs.Caller, virtiofs.NodeID, virtiofs.Name, uint32, virtiofs.OpenFlags, *virtiofs.Entry) (virtiofs.Handle, unix.Errno) {
+	return 0, unix.ENOSYS
+}
+
+// TestHostLacksOperation: what one of the host's file systems does not have, the
+// guest must not be told never to ask for again.
+func TestHostLacksOperation(t *testing.T) {
+	host, err := passthrough.New(t.TempDir(), passthrough.Options{})
+	must(t, err)
+	s := virtiofs.NewServer(lacking{host}, virtiofs.Options{})
+	defer func() { must(t, s.Close()) }()
+	c := fstest.Dial(t, s)
+	_, e := c.Init(fstest.AllFlags)
+	ok(t, "INIT", e)
+	_, _, e = c.Create(root, "f", unix.O_RDWR, 0o644)
+	want(t, "CREATE", e, unix.EOPNOTSUPP)
 }

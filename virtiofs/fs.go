@@ -117,8 +117,9 @@ type OpenFlags struct {
 
 // WriteFlags is how data is to be written.
 type WriteFlags struct {
-	Append      bool // at the end, wherever the offset points
-	KillSuidgid bool // drop the set-user-id and set-group-id bits first
+	Append      bool   // at the end, wherever the offset points
+	Sync        uint32 // O_SYNC or O_DSYNC: stored before the answer; 0: not
+	KillSuidgid bool   // drop the set-user-id and set-group-id bits first
 }
 
 // Files is what can be done to open regular files.

@@ -183,6 +183,8 @@ func TestImmunity12Malformed(t *testing.T) {
 		{"forget without its count", c.Message(fuse.Forget, f.Node), 200},
 		{"interrupt", c.Message(fuse.Interrupt, 0, fstest.U64(2)), 200},
 		{"batch of 2^32-1", c.Message(fuse.BatchForget, 0, fstest.U32(^uint32(0), 0), fstest.U64(12345, 1)), 0},
+		{"batch longer than any request", c.Message(fuse.BatchForget, 0, fstest.U32(^uint32(0), 0),
+			bytes.Repeat(fstest.U64(uint64(f.Node), 1), virtiofs.MaxIO/fuse.ForgetOneSize+256)), 0},
 	} {
 		if reply, _ := c.Raw(m.msg, m.room); len(reply) != 0 {
 			t.Errorf("%s: reply of %d bytes", m.name, len(reply))

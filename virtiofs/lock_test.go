@@ -406,3 +406,32 @@ func TestLockStorm(t *testing.T) {
 	host := hostFile(t, path, unix.O_RDWR)
 	want(t, "host afterwards", hostErrno(hostLock(host, unix.F_OFD_SETLK, unix.F_WRLCK, 0, 0)), 0)
 }
+
+// A lock that is waited for frees nothing each time it is served again, or the
+// device would serve it without a pause.
+func TestWaitingFreesNothing(t *testing.T) {
+	dir, _ := lockDir(t)
+	a := lockOpen(t, lockGuest(t, dir, passthrough.Options{}), "file", unix.O_RDWR)
+	b := lockOpen(t, lockGuest(t, dir, passthrough.Options{}), "file", unix.O_RDWR)
+	for _, flags := range []uint32{0, fuse.LkFlock} {
+		for _, typ := range []uint32{unix.F_RDLCK, unix.F_WRLCK} {
+			_, e := a.c.Call(fuse.Setlk, a.node, 0, lkIn(a.fh, 7, 0, toEOF, unix.F_WRLCK, flags))
+			ok(t, "a", e)
+			_, again := b.wait(7, 0, toEOF, typ, flags)
+			generation := b.c.S.Unlocked()
+			b.c.R.Kept = true
+			for range 3 {
+				var e unix.Errno
+				if e, again = b.wait(7, 0, toEOF, typ, flags); !again {
+					t.Fatalf("flags %d, type %d: not again but %v", flags, typ, e)
+				}
+			}
+			b.c.R.Kept = false
+			if got := b.c.S.Unlocked(); !again || got != generation {
+				t.Errorf("flags %d, type %d: again %v, unlocked %d times", flags, typ, again, got-generation)
+			}
+			_, e = a.c.Call(fuse.Setlk, a.node, 0, lkIn(a.fh, 7, 0, toEOF, unix.F_UNLCK, flags))
+			ok(t, "a: unlock", e)
+		}
+	}
+}

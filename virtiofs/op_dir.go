@@ -8,7 +8,7 @@ import (
 
 func (s *Server) opOpendir(r *Request) unix.Errno {
 	if s.agreed(fuse.NoOpendirSupport) {
-		return unix.ENOSYS // the guest goes on with handle 0, and does not ask again
+		return r.unserved() // the guest goes on with handle 0, and does not ask again
 	}
 	h, e := s.fs.Opendir(r.node())
 	if e == 0 {

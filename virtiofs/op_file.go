@@ -10,7 +10,7 @@ func (s *Server) opOpen(r *Request) unix.Errno {
 	var in fuse.OpenIn
 	in.Decode(r.fixed[:])
 	if s.agreed(fuse.NoOpenSupport) {
-		return unix.ENOSYS // the guest goes on with handle 0, and does not ask again
+		return r.unserved() // the guest goes on with handle 0, and does not ask again
 	}
 	h, unchanged, e := s.fs.Open(r.node(), s.openFlags(in.Flags, in.OpenFlags))
 	if e != 0 {
@@ -24,13 +24,22 @@ func (s *Server) opOpen(r *Request) unix.Errno {
 	return 0
 }
 
+// largeFile is O_LARGEFILE of open(2) on x86-64, which has no name in x/sys as
+// the kernel sets it by itself.
+const largeFile = 0x8000
+
 // openFlags is what the FS is told of flags, which are open(2)'s, and of open,
 // which are the request's own.
+//
+// Linux also opens a file for itself, to get at the file's flags
+// (fuse_priv_ioctl_prepare): then it keeps what it has cached, whatever the reply
+// says, so this open must not count as the one after which that is up to date. It
+// has no O_LARGEFILE.
 func (s *Server) openFlags(flags, open uint32) OpenFlags {
 	return OpenFlags{
 		Flags:       flags,
 		KillSuidgid: open&fuse.OpenKillSuidgid != 0,
-		Compare:     s.options.Policy.Compare,
+		Compare:     s.options.Policy.Compare && flags&largeFile != 0,
 	}
 }
 
@@ -76,6 +85,9 @@ func (s *Server) opRead(r *Request) unix.Errno {
 	}
 	for r.data < in.Size {
 		n, e := s.fs.Read(r.file(), r.out.Rest(in.Size-r.data), off+int64(r.data), r.MayBlock)
+		if e == unix.EAGAIN && !r.MayBlock {
+			return r.postpone()
+		}
 		if e != 0 {
 			return e
 		}
@@ -103,12 +115,10 @@ func (s *Server) opWrite(r *Request) unix.Errno {
 		return unix.EINVAL
 	}
 	if !r.MayBlock && (in.Size > inlineIO || in.Flags&(unix.O_SYNC|unix.O_DSYNC) != 0) {
-		return unix.EAGAIN
+		return r.postpone()
 	}
 	f := WriteFlags{
-		// A delayed write comes from the guest's page cache through any of the
-		// node's handles: its offset is right and its flags mean nothing.
-		Append:      in.Flags&unix.O_APPEND != 0 && in.WriteFlags&fuse.WriteCache == 0,
+		Append: s.appends(&in), Sync: s.syncs(in.Flags),
 		KillSuidgid: in.WriteFlags&fuse.WriteKillSuidgid != 0,
 	}
 	var done uint32
@@ -129,6 +139,39 @@ func (s *Server) opWrite(r *Request) unix.Errno {
 	fuse.PutWord32(b, 0, done)
 	fuse.PutWord32(b, 1, 0)
 	return 0
+}
+
+// appends says whether the host is to find a write's place, so that what several
+// machines append does not land on itself. The guest's offset is right
+//   - for a delayed write, which comes from its page cache through any of the
+//     node's handles: its flags mean nothing;
+//   - under a writeback cache, where the file ends later than the host knows, as
+//     pages before the end are still in the guest;
+//   - with O_DIRECT, as Linux sends the parts of one write at the same time
+//     (fuse_direct_IO), unless the policy has all data bypass the page cache.
+func (s *Server) appends(in *fuse.WriteIn) bool {
+	switch {
+	case in.Flags&unix.O_APPEND == 0, in.WriteFlags&fuse.WriteCache != 0, s.agreed(fuse.WritebackCache):
+		return false
+	case in.Flags&unix.O_DIRECT != 0:
+		return s.bypass()
+	}
+	return true
+}
+
+// bypass says that data goes past the guest's page cache.
+func (s *Server) bypass() bool { return s.options.Policy.OpenFlags&fuse.OpenDirectIO != 0 }
+
+// syncs is O_SYNC or O_DSYNC where the write itself has to keep that promise. The
+// file may have been opened without: RWF_DSYNC of pwritev2(2) and a mount with -o
+// sync show in the request alone. After a write to its page cache Linux sends
+// FSYNC, after one past it nothing (fuse_direct_write_iter; fuse_cache_write_iter
+// where it is O_DIRECT and asynchronous).
+func (s *Server) syncs(flags uint32) uint32 {
+	if flags&unix.O_DIRECT == 0 && !s.bypass() {
+		return 0
+	}
+	return flags & unix.O_SYNC
 }
 
 func (s *Server) opFsync(r *Request) unix.Errno {

@@ -72,7 +72,7 @@ func (s *Server) opIoctl(r *Request) unix.Errno {
 	case in.OutSize > row.outMax:
 		return unix.EINVAL
 	case row.slow && !r.MayBlock:
-		return unix.EAGAIN
+		return r.postpone()
 	}
 	room := r.buffer(ioctlOutSize + min(in.OutSize, maxIoctlAnswer))
 	if len(room) < int(ioctlOutSize+row.out) {

@@ -20,7 +20,7 @@ func (s *Server) lockArgs(r *Request) unix.Errno {
 		kind = fuse.FlockLocks
 	}
 	if !s.agreed(kind) {
-		return unix.ENOSYS
+		return r.unserved()
 	}
 	if in.Start > in.End || in.End > math.MaxInt64 || in.Type > unix.F_UNLCK {
 		return unix.EINVAL
@@ -51,22 +51,26 @@ func (s *Server) opSetlk(r *Request) unix.Errno {
 	}
 	e := s.fs.Setlk(r.file(), &r.lock)
 	// Taking a read lock can free a write lock, and flock(2) gives up the lock that
-	// it cannot convert, at the first attempt.
-	if r.lock.Type != unix.F_WRLCK || r.lock.Flock && !r.Kept {
+	// it cannot convert, at the first attempt. What waits frees nothing by being
+	// served again: saying so would have it served again at once, for ever.
+	if e == 0 && r.lock.Type != unix.F_WRLCK || r.lock.Flock && !r.Kept {
 		s.unlocked.Add(1)
 	}
 	return e
 }
 
-// opSetlkw is opSetlk, and where that is EAGAIN Serve says again. A guest's
+// opSetlkw is opSetlk, but where that is EAGAIN the request waits. A guest's
 // process that waits cannot be interrupted, not even killed: Linux sends no
 // INTERRUPT over virtio-fs.
 func (s *Server) opSetlkw(r *Request) unix.Errno {
 	e := s.opSetlk(r)
-	if e == unix.EAGAIN && r.NoWait {
+	switch {
+	case e != unix.EAGAIN:
+		return e
+	case r.NoWait:
 		return unix.ENOLCK
 	}
-	return e
+	return r.postpone()
 }
 
 // opFlush drops the locks of a process that closes a file. There is nothing
@@ -75,7 +79,7 @@ func (s *Server) opSetlkw(r *Request) unix.Errno {
 // asks again.
 func (s *Server) opFlush(r *Request) unix.Errno {
 	if !s.agreed(fuse.PosixLocks) {
-		return unix.ENOSYS
+		return r.unserved()
 	}
 	e := s.fs.Flush(r.file(), fuse.Word64(r.fixed[:], 2))
 	s.unlocked.Add(1)
@@ -100,14 +104,3 @@ func (s *Server) opRelease(r *Request) unix.Errno {
 // requests that wait for one (see Serve) should be served once more. Locks that
 // the host or another guest frees do not show here.
 func (s *Server) Unlocked() uint64 { return s.unlocked.Load() }
-
-// again says whether EAGAIN is no answer but asks to serve the request once more.
-func (r *Request) again() bool {
-	switch r.hdr.Opcode {
-	case fuse.Setlkw:
-		return true
-	case fuse.Setlk:
-		return false
-	}
-	return !r.MayBlock
-}

@@ -9,7 +9,19 @@ import (
 func (s *Server) opGetxattr(r *Request) unix.Errno {
 	size := fuse.Word32(r.fixed[:], 0)
 	n, e := s.fs.Getxattr(r.node(), r.names[0], r.buffer(size))
+	if e == unix.EOPNOTSUPP && s.agreed(fuse.PosixACL) && isACL(r.names[0]) {
+		// Where the host's file system has no ACLs, nothing has one. Linux asks for
+		// it to check a permission, and any other error is what the process gets,
+		// be it root (fuse_get_acl, acl_permission_check).
+		e = unix.ENODATA
+	}
 	return r.xattrReply(size, n, e)
+}
+
+// isACL tells the names of POSIX ACLs.
+func isACL(name CString) bool {
+	n := string(name.Bytes())
+	return n == "system.posix_acl_access" || n == "system.posix_acl_default"
 }
 
 func (s *Server) opListxattr(r *Request) unix.Errno {

@@ -255,10 +255,11 @@ func TestInitFlags(t *testing.T) {
 	}
 }
 
-// openKept reports whether a new open of the file is told to keep the guest's cache.
+// openKept reports whether a new open of the file, by a process of the guest, is
+// told to keep the guest's cache.
 func openKept(t *testing.T, c *fstest.Conn, node virtiofs.NodeID, flags uint32) (fh uint64, kept bool) {
 	t.Helper()
-	b, e := c.Call(fuse.Open, node, fuse.OpenOutSize, fstest.U32(flags, 0))
+	b, e := c.Call(fuse.Open, node, fuse.OpenOutSize, fstest.U32(flags|largeFile, 0))
 	ok(t, "OPEN", e)
 	return le.Uint64(b), le.Uint32(b[8:])&fuse.OpenKeepCache != 0
 }
@@ -337,6 +338,29 @@ func TestKeepCache(t *testing.T) {
 	ok(t, "LOOKUP", e)
 	if _, kept := openKept(t, c, entry.Node, unix.O_RDONLY); kept {
 		t.Error("kept over INIT")
+	}
+}
+
+// largeFile is O_LARGEFILE of a guest on x86-64.
+const largeFile = 0x8000
+
+// TestKeepCacheOfProcesses: Linux's own open, for the file's flags, drops nothing
+// that it has cached, so the next one of a process has to.
+func TestKeepCacheOfProcesses(t *testing.T) {
+	dir, c := policyShare(t, passthrough.Options{}, virtiofs.Options{})
+	path := filepath.Join(dir, "f")
+	aged(t, path)
+	f, e := c.Lookup(root, "f")
+	ok(t, "LOOKUP", e)
+	fh, _ := openKept(t, c, f.Node, unix.O_RDONLY)
+	ok(t, "RELEASE", c.Release(f.Node, fh, false))
+	write(t, path, "DATA")
+	aged(t, path)
+	fh, e = c.Open(f.Node, unix.O_RDONLY)
+	ok(t, "OPEN for flags", e)
+	ok(t, "RELEASE", c.Release(f.Node, fh, false))
+	if _, kept := openKept(t, c, f.Node, unix.O_RDONLY); kept {
+		t.Error("kept what was cached before the host wrote")
 	}
 }
 

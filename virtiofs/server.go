@@ -18,7 +18,8 @@ const (
 	maxReply    = 64 << 10 // replies that pass through scratch: entries, attribute values, listings
 	dirScratch  = 32 << 10
 	maxFixed    = 128
-	inlineIO    = 128 << 10 // data that is moved on a vCPU's own thread
+	maxRequest  = MaxIO + 4096 // the longest request: WRITE
+	inlineIO    = 128 << 10    // data that is moved on a vCPU's own thread
 )
 
 // Options is how a Server serves.
@@ -74,8 +75,10 @@ type Request struct {
 	in, out Cursor
 	hdr     fuse.InHeader
 	row     *fuse.Op
-	dots    int // LOOKUP: 1 for ".", 2 for "..", else 0
-	rest    int // bytes of the request that are not consumed yet
+	dots    int  // LOOKUP: 1 for ".", 2 for "..", else 0
+	rest    int  // bytes of the request that are not consumed yet
+	later   bool // see postpone
+	never   bool // see unserved
 
 	caller  Caller
 	names   [2]CString
@@ -127,6 +130,7 @@ func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) 
 	out.Reset()
 	r.in, r.out = in, out
 	r.body, r.data, r.dots = 0, 0, 0
+	r.later, r.never = false, false
 	if in.Len() < fuse.InHeaderSize || in.Copy(r.head[:]) != nil {
 		return 0, false // nothing to answer to
 	}
@@ -138,8 +142,11 @@ func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) 
 			return 0, true
 		}
 		e = handlers[r.hdr.Opcode](s, r)
-		if e == unix.EAGAIN && r.again() {
+		if r.later {
 			return 0, true
+		}
+		if e == unix.ENOSYS && !r.never {
+			e = unix.EOPNOTSUPP
 		}
 	}
 	if !r.row.NoReply {
@@ -149,6 +156,23 @@ func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) 
 		s.options.Observer.Served(r.hdr.Opcode, r.node(), e, written)
 	}
 	return written, false
+}
+
+// postpone is for a handler that has done nothing: the request is to be served
+// again, where it may block or when its lock may be free. EAGAIN alone does not
+// say so: the host too may give it, for what is done already and must not be done
+// twice.
+func (r *Request) postpone() unix.Errno {
+	r.later = true
+	return unix.EAGAIN
+}
+
+// unserved answers what the guest is never to ask for again. The host's ENOSYS must
+// not say so: a file system below the share that lacks an operation would take it
+// from all the others.
+func (r *Request) unserved() unix.Errno {
+	r.never = true
+	return unix.ENOSYS
 }
 
 // finish writes the reply's header and what the handler left in reply.

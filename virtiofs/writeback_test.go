@@ -75,8 +75,9 @@ func TestWritebackUnreadable(t *testing.T) {
 	want(t, "OPEN of what cannot be written", e, unix.EACCES)
 }
 
-// TestWritebackAppend: a delayed write lands where the guest says, through a
-// handle that was opened to append; one that is not delayed is appended.
+// TestWritebackAppend: every write lands where the guest says, which knows where
+// the file ends, through a handle that was opened to append: also one that is not
+// delayed (O_DIRECT), while pages before it still are.
 func TestWritebackAppend(t *testing.T) {
 	dir, c := writeback(t)
 	f, e := c.Lookup(root, "f")
@@ -90,8 +91,9 @@ func TestWritebackAppend(t *testing.T) {
 		want, about string
 	}{
 		{"dataX", 0, fuse.WriteCache, "dataX", "the whole page again"},
-		{"Y", 0, 0, "dataXY", "not delayed"},
-		{"Z", 2, fuse.WriteCache, "daZaXY", "in the middle"},
+		{"Y", 7, 0, "dataX\x00\x00Y", "not delayed"},
+		{"dataXYZ", 0, fuse.WriteCache, "dataXYZY", "the page before it, later"},
+		{"Z", 2, fuse.WriteCache, "daZaXYZY", "in the middle"},
 	} {
 		_, e := c.Write(f.Node, fh, w.off, []byte(w.data), unix.O_WRONLY|unix.O_APPEND, w.writeFlags)
 		ok(t, "WRITE", e)

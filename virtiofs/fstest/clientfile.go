@@ -76,6 +76,15 @@ func (f *clientFile) Pwrite(data []byte, off int64) (done int, e unix.Errno) {
 	if off < 0 {
 		return 0, unix.EINVAL
 	}
+	if f.flags&unix.O_APPEND != 0 {
+		// Where Linux appends: a server with FUSE_WRITEBACK_CACHE takes the guest's
+		// word for it.
+		a, e := f.c.c.Getattr(f.node)
+		if e != 0 {
+			return 0, e
+		}
+		off = int64(a.Size)
+	}
 	var kill uint32
 	if f.c.c.UID != 0 {
 		kill = fuse.WriteKillSuidgid

@@ -49,6 +49,11 @@ func (a address) matches(h *fileHandle) bool {
 		string(a[addressHead:addressHead+int(a[0])]) == string(h.data[:h.size])
 }
 
+// sameHandle says that two addresses, which have handles, have the same.
+func (a address) sameHandle(b address) bool {
+	return a[:addressHead+int(a[0])] == b[:addressHead+int(b[0])]
+}
+
 // name is the first byte of the name, nil if there is none.
 func (a address) name() *byte {
 	if a == "" || len(a) == addressHead+int(a[0]) {

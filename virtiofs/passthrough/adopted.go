@@ -21,17 +21,18 @@ type adoptedKey struct {
 	typ uint32
 }
 
-// lookup counts a lookup of the node that has adopted the key. a.mu is held.
-func (a *adopted) lookup(t *inodes, k *key, typ uint32) (id virtiofs.NodeID, ok bool) {
+// lookup counts a lookup of x if it is a node that has adopted its key. a.mu is
+// held.
+func (a *adopted) lookup(t *inodes, x *newcomer) (id virtiofs.NodeID, ok bool) {
 	if a.some.Load() == 0 {
 		return 0, false
 	}
-	id = a.ids[adoptedKey{*k, typ}]
+	id = a.ids[adoptedKey{x.key, x.typ}]
 	s := &t.shard[id%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.get(id)
-	if n == nil {
+	if n == nil || !n.is(x) {
 		return 0, false
 	}
 	n.nlookup++
@@ -44,7 +45,7 @@ func (t *inodes) adopt(n *inode, was, next *key, at address) bool {
 	a := &t.adopted
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if *next != *was && (t.taken(next, n.typ) || a.ids[adoptedKey{*next, n.typ}] != 0) {
+	if t.taken(next, n) {
 		return false
 	}
 	s := &t.shard[n.id%shards]
@@ -67,16 +68,20 @@ func (t *inodes) adopt(n *inode, was, next *key, at address) bool {
 	return true
 }
 
-// taken says that a node has the key.
-func (t *inodes) taken(k *key, typ uint32) bool {
+// taken says that another node than n has the key. The lock of t.adopted is held.
+func (t *inodes) taken(k *key, n *inode) bool {
 	if *k == t.root().key {
+		return true
+	}
+	if id := t.adopted.ids[adoptedKey{*k, n.typ}]; id != 0 && id != n.id {
 		return true
 	}
 	hash := k.hash()
 	s := &t.shard[shardOf(hash)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.find(k, hash, typ) != nil
+	x := s.find(k, hash, n.typ)
+	return x != nil && x != n
 }
 
 // remove drops the node's key. a.mu is held.

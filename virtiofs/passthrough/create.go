@@ -67,7 +67,10 @@ func (f *FS) bear(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name
 	}
 	defer f.unpin(p)
 	_, err = f.make(c, p, name.Pointer(), b, 1)
-	if err := f.created(p, name, e, err); err != 0 || len(c.Labels) == 0 {
+	if err == 0 {
+		err = f.intact(e, f.born(p, name.Pointer(), e), b.mode)
+	}
+	if err != 0 || len(c.Labels) == 0 {
 		return err
 	}
 	n, err := f.pin(e.Node)
@@ -76,7 +79,23 @@ func (f *FS) bear(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Name
 		f.unpin(n)
 	}
 	if err != 0 {
-		f.unmake(p, name, b, e)
+		f.unmake(p, name, b)
+		f.inodes.forget(e.Node, 1)
+	}
+	return err
+}
+
+// intact is what the lookup of a new name answers when somebody else may have
+// changed the name since: where it is gone, or another type of inode's, ESTALE,
+// upon which the guest's kernel asks once more. Of an entry of a type that it did
+// not ask for it would say EIO.
+func (f *FS) intact(e *virtiofs.Entry, err unix.Errno, mode uint32) unix.Errno {
+	switch {
+	case err == unix.ENOENT:
+		return unix.ESTALE
+	case err == 0 && (e.Attr.Mode^mode)&unix.S_IFMT != 0:
+		f.inodes.forget(e.Node, 1)
+		return unix.ESTALE
 	}
 	return err
 }
@@ -112,14 +131,6 @@ func (f *FS) make(c *virtiofs.Caller, p *inode, name *byte, b *birth, descriptor
 	return fd, guestErrno(e)
 }
 
-// created looks up what a call has just made, unless it failed.
-func (f *FS) created(p *inode, name virtiofs.Name, e *virtiofs.Entry, err unix.Errno) unix.Errno {
-	if err != 0 {
-		return guestErrno(err)
-	}
-	return f.child(p, name.Pointer(), e)
-}
-
 // label sets the security attributes of a new node, which the descriptor names,
 // as this process: the guest's kernel sets them, not the guest's caller.
 func (f *FS) label(labels []virtiofs.Label, fd int) unix.Errno {
@@ -140,13 +151,12 @@ func (f *FS) label(labels []virtiofs.Label, fd int) unix.Errno {
 
 // unmake removes a new node that the guest is not told of after all. A node
 // without its label is not left behind: nobody would know that it lacks one.
-func (f *FS) unmake(p *inode, name virtiofs.Name, b *birth, e *virtiofs.Entry) {
+func (f *FS) unmake(p *inode, name virtiofs.Name, b *birth) {
 	flags := 0
 	if b.mode&unix.S_IFMT == unix.S_IFDIR {
 		flags = unix.AT_REMOVEDIR
 	}
 	_ = unlinkat(p.fd(), name.Pointer(), flags)
-	f.inodes.forget(e.Node, 1)
 }
 
 // Create implements virtiofs.Files. The file is made with O_EXCL; where it is
@@ -166,16 +176,14 @@ func (f *FS) Create(c *virtiofs.Caller, parent virtiofs.NodeID, name virtiofs.Na
 	if err != 0 {
 		return 0, err
 	}
-	h, err := f.adoptOpen(p, name.Pointer(), fd, b.flags, e)
-	if err != 0 {
-		return 0, err
-	}
+	// Before there is a handle: a guest that guesses it could release it, and the
+	// descriptor's number would be another file's.
 	if err := f.label(c.Labels, fd); err != 0 {
-		_ = f.handles.drop(virtiofs.File{Node: e.Node, Handle: h}, false)
-		f.unmake(p, name, &b, e)
+		closeFD(fd)
+		f.unmake(p, name, &b)
 		return 0, err
 	}
-	return h, 0
+	return f.adoptOpen(p, name.Pointer(), fd, b.flags, e)
 }
 
 // createFound opens the file that is there already.

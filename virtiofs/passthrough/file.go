@@ -66,11 +66,22 @@ func (f *FS) Write(file virtiofs.File, from []unix.Iovec, off int64, w virtiofs.
 	if e := f.prepareWrite(h, w.KillSuidgid); e != 0 {
 		return 0, e
 	}
+	return pwritev2(h.fd, from, off, writeFlags(w))
+}
+
+// writeFlags is the flags of pwritev2(2). O_SYNC holds the bit of O_DSYNC.
+func writeFlags(w virtiofs.WriteFlags) int {
 	flags := 0
 	if w.Append {
 		flags = unix.RWF_APPEND
 	}
-	return pwritev2(h.fd, from, off, flags)
+	switch {
+	case w.Sync&unix.O_SYNC == unix.O_SYNC:
+		flags |= unix.RWF_SYNC
+	case w.Sync&unix.O_DSYNC != 0:
+		flags |= unix.RWF_DSYNC
+	}
+	return flags
 }
 
 // prepareWrite refuses a handle that is open for reading only, before anything

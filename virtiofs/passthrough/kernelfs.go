@@ -64,7 +64,9 @@ func openEmpty() (int, error) {
 // kernel's a directory's descriptor is exchanged for the empty directory's, and
 // a file is marked as one that is never opened.
 func (f *FS) seal(n *newcomer) unix.Errno {
-	if !n.key.mount.kernel {
+	// Asked of the descriptor each time: what is known of its volume may be of
+	// another mount that had the same numbers (see statxMask).
+	if _, yes := ofKernel(n.path); !yes {
 		return 0
 	}
 	n.sealed = true

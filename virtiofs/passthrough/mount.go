@@ -23,7 +23,6 @@ type mount struct {
 	lame    atomic.Bool // the process may not open handles any more
 	charged bool        // dir is on the budget
 	births  bool        // the time of birth is kept and never changes
-	kernel  bool        // one of kernelFS
 
 	users atomic.Int64 // nodes on it, and calls that are about to make one
 }
@@ -138,13 +137,12 @@ func (f *FS) survey(fd int, st *unix.Statx_t) *mount {
 	m.users.Store(1)
 	var fs unix.Statfs_t
 	if fstatfs(fd, &fs) != 0 {
-		m.kernel = true // see ofKernel
-		return m
+		return m // as one of the kernel's, see ofKernel
 	}
-	_, m.kernel = kernelFS[int64(fs.Type)]
+	_, kernel := kernelFS[int64(fs.Type)]
 	m.births = keepsBirths(int64(fs.Type))
 	// A FUSE server may take handles only as long as it remembers the inode.
-	if m.kernel || fs.Type == typeFUSE || f.options.Handles == HandlesNever {
+	if kernel || fs.Type == typeFUSE || f.options.Handles == HandlesNever {
 		return m
 	}
 	if dir, e := f.tryHandles(fd, st); e == 0 {

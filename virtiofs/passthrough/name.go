@@ -34,8 +34,10 @@ func (f *FS) Link(id, parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.En
 	}
 	defer f.unpin(p)
 	var path fdPath
-	err = linkat(f.proc, path.relative(n.fd()), p.fd(), name.Pointer(), unix.AT_SYMLINK_FOLLOW)
-	return f.created(p, name, e, err)
+	if err := linkat(f.proc, path.relative(n.fd()), p.fd(), name.Pointer(), unix.AT_SYMLINK_FOLLOW); err != 0 {
+		return err
+	}
+	return f.intact(e, f.child(p, name.Pointer(), e), n.typ)
 }
 
 // Unlink implements virtiofs.Names.

@@ -7,8 +7,10 @@ import (
 	"tenon/virtiofs/fuse"
 )
 
-// statxMask asks for all that a key and attributes are made of.
-const statxMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID | unix.STATX_BTIME
+// statxMask asks for all that a key and attributes are made of. The mount's
+// number is the one that no later mount gets, from Linux 6.8 on; the other, which
+// older kernels answer with, is given out again as soon as it is free.
+const statxMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID | unix.STATX_MNT_ID_UNIQUE | unix.STATX_BTIME
 
 // Lookup implements virtiofs.Nodes.
 func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entry) unix.Errno {
@@ -128,15 +130,33 @@ func (f *FS) look(p *inode, name *byte, flags int, e *virtiofs.Entry) unix.Errno
 		f.fillEntry(e, x.id, x.submount, &st)
 		return 0
 	}
-	if m != p.key.mount {
+	return f.introduce(p, name, seen, &newcomer{key: k, typ: typ}, &st, e)
+}
+
+// born counts a lookup of what a call has just made. It is not looked for among
+// the nodes by its key, which it may have from one that was deleted a moment ago
+// and is not forgotten yet: insert tells the two apart.
+func (f *FS) born(p *inode, name *byte, e *virtiofs.Entry) unix.Errno {
+	seen := p.shifts.Load()
+	var st unix.Statx_t
+	if err := statx(p.fd(), name, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st); err != 0 {
+		return err
+	}
+	m := f.mountOf(p.key.mount, &st)
+	if m == nil {
 		return f.meet(p, name, seen, e)
 	}
-	n := newcomer{key: k, typ: typ, path: -1, parent: p.id, seen: seen}
-	if !f.nameOnly(p, name, &n) {
+	return f.introduce(p, name, seen, &newcomer{key: keyOf(&st, m), typ: typeOf(&st)}, &st, e)
+}
+
+// introduce counts the first lookup of an inode, which is opened if it has to be.
+func (f *FS) introduce(p *inode, name *byte, seen uint32, n *newcomer, st *unix.Statx_t, e *virtiofs.Entry) unix.Errno {
+	n.path, n.parent, n.seen = -1, p.id, seen
+	if n.key.mount != p.key.mount || !f.nameOnly(p, name, n) {
 		return f.meet(p, name, seen, e)
 	}
-	m.users.Add(1)
-	return f.insert(&n, &st, e)
+	n.key.mount.users.Add(1)
+	return f.insert(n, st, e)
 }
 
 // nameOnly gives an inode its address that need not be opened now: it has a file handle, or

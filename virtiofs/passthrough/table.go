@@ -325,6 +325,14 @@ func reopens(k *key, at address, parent virtiofs.NodeID) bool {
 	return at.hasHandle() || k.btime != 0 && parent != 0 && at.name() != nil
 }
 
+// is says that the node, which has x's key, is x. A number can be given out again
+// within one tick of the clock that births are stamped with (4 ms as a rule), or
+// there is no such stamp: only a descriptor, or the handle, tells for certain.
+// The shard of the node is locked.
+func (n *inode) is(x *newcomer) bool {
+	return n.path >= 0 || !n.addr.hasHandle() || !x.addr.hasHandle() || n.addr.sameHandle(x.addr)
+}
+
 // insert counts one lookup of the inode x, which becomes the table's unless the
 // same inode is there already; then x's descriptor is closed. So it is when
 // there is no room, which is ENFILE.
@@ -335,7 +343,7 @@ func (t *inodes) insert(x *newcomer) (id virtiofs.NodeID, submount bool, e unix.
 	}
 	t.adopted.mu.RLock() // no node takes this key on meanwhile
 	defer t.adopted.mu.RUnlock()
-	if id, ok := t.adopted.lookup(t, &x.key, x.typ); ok {
+	if id, ok := t.adopted.lookup(t, x); ok {
 		t.reject(x)
 		return id, false, 0
 	}
@@ -343,7 +351,12 @@ func (t *inodes) insert(x *newcomer) (id virtiofs.NodeID, submount bool, e unix.
 	shard := shardOf(hash)
 	s := &t.shard[shard]
 	s.mu.Lock()
-	if old := s.find(&x.key, hash, x.typ); old != nil {
+	old := s.find(&x.key, hash, x.typ)
+	if old != nil && !old.is(x) {
+		s.unlink(old) // its inode is gone, and its number no longer its own
+		old = nil
+	}
+	if old != nil {
 		old.nlookup++
 		id, submount = old.id, old.submount
 		s.mu.Unlock()

@@ -442,3 +442,40 @@ func BenchmarkHandover(b *testing.B) {
 		})
 	}
 }
+
+// counted counts how often requests are served.
+type counted struct {
+	server
+	n atomic.Int64
+}
+
+func (c *counted) Serve(r *virtiofs.Request, in, out virtiofs.Cursor) (uint32, bool) {
+	c.n.Add(1)
+	return c.server.Serve(r, in, out)
+}
+
+// Between two looks at a lock that another machine holds there is a pause,
+// whatever kind of lock is waited for.
+func TestLockWaitsWithPauses(t *testing.T) {
+	for _, x := range [][2]uint32{
+		{unix.F_WRLCK, 0}, {unix.F_RDLCK, 0}, {unix.F_WRLCK, fuse.LkFlock}, {unix.F_RDLCK, fuse.LkFlock},
+	} {
+		typ, flags := x[0], x[1]
+		dir, _ := lockedDir(t)
+		a, b := newMachine(t, dir, ServiceAuto, 1), newMachine(t, dir, ServiceAuto, 1)
+		a.want("a", a.lock(1, 1, unix.F_WRLCK, flags), 0)
+		s := &counted{server: b.d.server}
+		b.d.server = s
+		b.d.Reset()
+		b.activate()
+		b.mount()
+		b.waitLock(1, 1, typ, flags)
+		b.settle(1)
+		before := s.n.Load()
+		const watch = 200 * time.Millisecond
+		time.Sleep(watch)
+		if n := s.n.Load() - before; n > int64(watch/shortestPause) {
+			t.Errorf("type %d, flags %d: served %d times in %v", typ, flags, n, watch)
+		}
+	}
+}

@@ -357,38 +357,39 @@ func opStorm(args []string) (string, error) {
 	random := rand.New(rand.NewPCG(seed, seed))
 	done, refused := 0, 0
 	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); done++ {
-		err := stormOnce(args[0], seed, random)
+		what, err := stormOnce(args[0], seed, random)
 		switch {
 		case err == nil:
 		case expectedInStorm(err):
 			refused++
 		default:
-			return "", fmt.Errorf("after %d operations: %w", done, err)
+			return fmt.Sprintf("%s, after %d operations", what, done), err
 		}
 	}
 	return fmt.Sprintf("%d operations, %d of them refused", done, refused), nil
 }
 
-func stormOnce(dir string, seed uint64, random *rand.Rand) error {
-	name := func() string {
-		return filepath.Join(dir, fmt.Sprintf("d%d", random.IntN(4)), fmt.Sprintf("f%d", random.IntN(24)))
-	}
-	sub := filepath.Join(dir, fmt.Sprintf("d%d", random.IntN(4)))
+func stormOnce(dir string, seed uint64, random *rand.Rand) (what string, err error) {
+	sub := func() string { return filepath.Join(dir, fmt.Sprintf("d%d", random.IntN(4))) }
+	name := func() string { return filepath.Join(sub(), fmt.Sprintf("f%d", random.IntN(24))) }
+	from, to := name(), name()
 	switch random.IntN(10) {
 	case 0:
-		return unix.Mkdir(sub, 0o755)
+		from = sub()
+		return "mkdir " + from, unix.Mkdir(from, 0o755)
 	case 1:
-		return unix.Rename(sub, filepath.Join(dir, fmt.Sprintf("d%d", random.IntN(4))))
+		from, to = sub(), sub()
+		return "rename " + from + " " + to, unix.Rename(from, to)
 	case 2, 3, 4:
-		return os.WriteFile(name(), bytes.Repeat([]byte{byte('a' + seed)}, random.IntN(9000)), 0o644)
+		return "write " + from, os.WriteFile(from, bytes.Repeat([]byte{byte('a' + seed)}, random.IntN(9000)), 0o644)
 	case 5, 6:
-		return unix.Rename(name(), name())
+		return "rename " + from + " " + to, unix.Rename(from, to)
 	case 7:
-		return unix.Link(name(), name())
+		return "link " + from + " " + to, unix.Link(from, to)
 	case 8:
-		return unix.Symlink(name(), name())
+		return "symlink " + from + " " + to, unix.Symlink(from, to)
 	default:
-		return unix.Unlink(name())
+		return "unlink " + from, unix.Unlink(from)
 	}
 }
 

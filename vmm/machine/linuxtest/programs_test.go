@@ -18,7 +18,7 @@ import (
 func TestPrograms(t *testing.T) {
 	withGuests(t, func(c *crew) {
 		src, dir := scratch(t), scratch(t)
-		g := c.start("-c", "2", "-v", src+":/src,ro", "-v", dir+":/s,posix-acl")
+		g := c.start("-c", "2", "-v", src+":/src,ro,posix-acl", "-v", dir+":/s,posix-acl")
 		c.step("git clone", func(t *testing.T) { gitClone(t, g, src, dir) })
 		c.step("make -j4", func(t *testing.T) { makeProject(t, g, dir) })
 		c.step("dpkg -x", func(t *testing.T) { unpackPackage(t, g, src, dir) })
@@ -42,7 +42,7 @@ func hostRun(t *testing.T, stdin []byte, name string, args ...string) string {
 // clone is whole and clean.
 func gitClone(t *testing.T, g *guest, src, dir string) {
 	needPrograms(t, "git")
-	n := knob(t, "TENON_TEST_GIT_FILES", 400)
+	n := knob(t, "TENON_TEST_GIT_FILES", 250)
 	repository := filepath.Join(src, "repository")
 	hostRun(t, nil, "git", "init", "-q", "--bare", "-b", "main", repository)
 	var stream bytes.Buffer
@@ -71,7 +71,7 @@ func gitClone(t *testing.T, g *guest, src, dir string) {
 // nothing to do.
 func makeProject(t *testing.T, g *guest, dir string) {
 	needPrograms(t, "make", "gcc")
-	n := knob(t, "TENON_TEST_C_FILES", 30)
+	n := knob(t, "TENON_TEST_C_FILES", 16)
 	project := filepath.Join(dir, "project")
 	must(t, host{}, "mkdir", project)
 	var calls, header, objects strings.Builder

@@ -1,6 +1,11 @@
 // Package linuxtest boots stock Linux kernels with the tenon binary and looks
 // at what comes out: the top rung of the tests. It needs a KVM that runs stock
 // kernels (scripts/lab gives one), a kernel from scripts/kernel and bin/tenon.
+//
+// Sizes are small enough for an emulated machine. For longer runs these variables
+// set them: TENON_TEST_FILES (a tree to walk), TENON_TEST_MEMORY (of its guest, as
+// for tenon run -m), TENON_TEST_GIT_FILES, TENON_TEST_C_FILES, TENON_TEST_ROWS (in a
+// transaction each) and TENON_TEST_STORM_SECONDS.
 package linuxtest
 
 import (
