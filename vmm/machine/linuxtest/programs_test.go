@@ -42,7 +42,7 @@ func hostRun(t *testing.T, stdin []byte, name string, args ...string) string {
 // clone is whole and clean.
 func gitClone(t *testing.T, g *guest, src, dir string) {
 	needPrograms(t, "git")
-	n := knob(t, "TENON_TEST_GIT_FILES", 250)
+	n := knob(t, "TENON_TEST_GIT_FILES", 150)
 	repository := filepath.Join(src, "repository")
 	hostRun(t, nil, "git", "init", "-q", "--bare", "-b", "main", repository)
 	var stream bytes.Buffer
@@ -71,7 +71,7 @@ func gitClone(t *testing.T, g *guest, src, dir string) {
 // nothing to do.
 func makeProject(t *testing.T, g *guest, dir string) {
 	needPrograms(t, "make", "gcc")
-	n := knob(t, "TENON_TEST_C_FILES", 16)
+	n := knob(t, "TENON_TEST_C_FILES", 6)
 	project := filepath.Join(dir, "project")
 	must(t, host{}, "mkdir", project)
 	var calls, header, objects strings.Builder
@@ -129,7 +129,7 @@ func rsyncTwice(t *testing.T, g *guest, src, dir string) {
 	needPrograms(t, "rsync", "setfacl", "setfattr")
 	tree := filepath.Join(src, "tree")
 	must(t, host{}, "mkdir", tree)
-	fill := `set -e; cd "$0"; for i in $(seq 150); do mkdir -p d$((i%12)); seq $i > d$((i%12))/f$i; done
+	fill := `set -e; cd "$0"; for i in $(seq 48); do mkdir -p d$((i%12)); seq $i > d$((i%12))/f$i; done
 ln d1/f1 hard; ln d1/f1 hard2; ln -s d1/f1 soft; ln -s nowhere dangling; mkfifo pipe; truncate -s 1M sparse
 chown 1234:567 d2; chown -h 1234:567 soft; chmod 4711 d1/f1; chmod 1777 d3; touch -d '2001-02-03 04:05:06.789' d1/f1 d4
 setfattr -n user.k -v v d5/f5; setfattr -n trusted.k -v v d5/f5`

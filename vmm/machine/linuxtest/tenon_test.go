@@ -4,8 +4,8 @@
 //
 // Sizes are small enough for an emulated machine. For longer runs these variables
 // set them: TENON_TEST_FILES (a tree to walk), TENON_TEST_MEMORY (of its guest, as
-// for tenon run -m), TENON_TEST_GIT_FILES, TENON_TEST_C_FILES, TENON_TEST_ROWS (in a
-// transaction each) and TENON_TEST_STORM_SECONDS.
+// for tenon run -m), TENON_TEST_TAR_FILES, TENON_TEST_GIT_FILES, TENON_TEST_C_FILES,
+// TENON_TEST_ROWS (in a transaction each) and TENON_TEST_STORM_SECONDS.
 package linuxtest
 
 import (

@@ -222,7 +222,7 @@ func waitFor(p party, c <-chan answer) (string, error) {
 // storm lets both guests create, rename and remove in one directory, and compares what
 // all see once the guests' timeouts have passed.
 func storm(t *testing.T, places []place) {
-	seconds := knob(t, "TENON_TEST_STORM_SECONDS", 15)
+	seconds := knob(t, "TENON_TEST_STORM_SECONDS", 10)
 	var answers []<-chan answer
 	for i, p := range places[:2] {
 		answers = append(answers, p.party.(*guest).begin("storm", p.dir, fmt.Sprint(i), fmt.Sprint(seconds)))
