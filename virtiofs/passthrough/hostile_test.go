@@ -202,8 +202,10 @@ func (h *hostile) inProc(id virtiofs.NodeID) {
 // the tree and sessions begin anew, everything is given back at the end.
 func TestHostileStorm(t *testing.T) {
 	long := 500 * time.Millisecond
-	if s := os.Getenv("STORM"); s != "" {
-		long, _ = time.ParseDuration(s)
+	if s := os.Getenv("TENON_TEST_STORM"); s != "" {
+		var err error
+		long, err = time.ParseDuration(s)
+		check(t, err)
 	}
 	eachMode(t, func(t *testing.T, o Options) {
 		dir := t.TempDir()

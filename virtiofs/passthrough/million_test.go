@@ -20,10 +20,10 @@ import (
 // filesPerDirectory of TestMillion.
 const filesPerDirectory = 1000
 
-// manyFiles is how many files TestMillion walks: TENON_FILES, which it takes
+// manyFiles is how many files TestMillion walks: TENON_TEST_FILES, which it takes
 // 1,000,000 to be, or fewer so that the test is quick.
 func manyFiles(t *testing.T) int {
-	s := os.Getenv("TENON_FILES")
+	s := os.Getenv("TENON_TEST_FILES")
 	if s == "" {
 		return 50 * filesPerDirectory
 	}

@@ -50,7 +50,13 @@ func (l *kernelLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// lines returns up to n last lines without line ends.
+// panicked is in the line in which a kernel says why it panics
+// (kernel/panic.c). The call trace that follows may be longer than anyone wants
+// to see.
+const panicked = "Kernel panic - not syncing"
+
+// lines returns up to n last lines without line ends; the first of them is that of
+// a panic that is further back.
 func (l *kernelLog) lines(n int) []string {
 	l.mu.Lock()
 	text := string(bytes.TrimSpace(l.tail))
@@ -58,6 +64,12 @@ func (l *kernelLog) lines(n int) []string {
 	if text == "" {
 		return nil
 	}
-	lines := strings.Split(strings.ReplaceAll(text, "\r", ""), "\n")
-	return lines[max(0, len(lines)-n):]
+	all := strings.Split(strings.ReplaceAll(text, "\r", ""), "\n")
+	last := all[max(0, len(all)-n):]
+	for i := len(all) - len(last) - 1; i >= 0; i-- {
+		if strings.Contains(all[i], panicked) {
+			return append([]string{all[i]}, last[1:]...)
+		}
+	}
+	return last
 }

@@ -302,7 +302,7 @@ func forbid(t *testing.T, g *guest, dir string) {
 // that does not notice.
 func TestFewDescriptors(t *testing.T) {
 	needPrograms(t, "prlimit", "setpriv")
-	n := knob(t, "TENON_TEST_FILES", 6000)
+	n := knob(t, "TENON_TEST_FILES", 4000)
 	memory := os.Getenv("TENON_TEST_MEMORY")
 	if memory == "" {
 		memory = "512M"

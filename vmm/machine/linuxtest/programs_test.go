@@ -42,7 +42,7 @@ func hostRun(t *testing.T, stdin []byte, name string, args ...string) string {
 // clone is whole and clean.
 func gitClone(t *testing.T, g *guest, src, dir string) {
 	needPrograms(t, "git")
-	n := knob(t, "TENON_TEST_GIT_FILES", 150)
+	n := knob(t, "TENON_TEST_GIT_FILES", 100)
 	repository := filepath.Join(src, "repository")
 	hostRun(t, nil, "git", "init", "-q", "--bare", "-b", "main", repository)
 	var stream bytes.Buffer
@@ -71,7 +71,7 @@ func gitClone(t *testing.T, g *guest, src, dir string) {
 // nothing to do.
 func makeProject(t *testing.T, g *guest, dir string) {
 	needPrograms(t, "make", "gcc")
-	n := knob(t, "TENON_TEST_C_FILES", 6)
+	n := knob(t, "TENON_TEST_C_FILES", 5)
 	project := filepath.Join(dir, "project")
 	must(t, host{}, "mkdir", project)
 	var calls, header, objects strings.Builder

@@ -99,7 +99,7 @@ for i in 0 1 2 3 4 5 6 7 8 9; do [ $(wc -l < log.$i) = 50 ] || exit 1; done; [ $
 
 func TestWorkload(t *testing.T) {
 	src, dir := t.TempDir(), t.TempDir()
-	for i := range knob(t, "TENON_TEST_TAR_FILES", 500) {
+	for i := range knob(t, "TENON_TEST_TAR_FILES", 300) {
 		sub := filepath.Join(src, fmt.Sprintf("d%02d", i%40))
 		if err := os.MkdirAll(sub, 0o755); err != nil {
 			t.Fatal(err)
