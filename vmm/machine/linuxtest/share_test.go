@@ -123,7 +123,7 @@ func TestWorkload(t *testing.T) {
 	for i, w := range workload {
 		fmt.Fprintf(&script, "( %s\n) && echo ok %d || echo not ok %d\n", w.script, i, i)
 	}
-	r := shell(t, script.String(), "-c", "2", "-v", src+":/src,ro", "-v", dir+":/mnt,rw").want(t, 0)
+	r := shell(t, script.String(), "-c", "1", "-v", src+":/src,ro", "-v", dir+":/mnt,rw").want(t, 0)
 	for i, w := range workload {
 		t.Run(w.name, func(t *testing.T) {
 			if !strings.Contains("\n"+r.stdout, fmt.Sprintf("\nok %d\n", i)) {
