@@ -56,8 +56,8 @@ type guise struct {
 // Without groups the thread has none: those of this process, if it has kept
 // any, must not let a guest's user make set-group-id files (CVE-2022-0358).
 //
-// Only raw system calls do this: those of x/sys and syscall would change every
-// thread of the process.
+// Only raw system calls do this for certain: what package syscall offers changes
+// every thread of the process.
 func (id *identity) become(uid, gid uint32, groups []uint32) (g guise, e unix.Errno) {
 	if !id.switches || uid == id.uid && gid == id.gid {
 		return guise{}, 0

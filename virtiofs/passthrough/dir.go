@@ -157,7 +157,7 @@ func (f *FS) add(n *inode, d *virtiofs.Dirents, rec, name []byte, next uint64) {
 // listed is Lookup of a name that getdents has returned, NUL and all.
 func (f *FS) listed(n *inode, name []byte, e *virtiofs.Entry) unix.Errno {
 	if g := f.grafted(n, name); g != nil {
-		return f.graftEntry(g, e)
+		return f.entryOf(g, e)
 	}
 	return f.look(n, &name[0], unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, e)
 }

@@ -20,7 +20,7 @@ func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entr
 	}
 	defer f.unpin(p)
 	if g := f.grafted(p, name.Bytes()); g != nil {
-		return f.graftEntry(g, e)
+		return f.entryOf(g, e)
 	}
 	return f.child(p, name.Pointer(), e)
 }
@@ -89,10 +89,6 @@ func (f *FS) Forget(id virtiofs.NodeID, count uint64) {
 	f.inodes.forget(id, count)
 }
 
-func (f *FS) graftEntry(g *inode, e *virtiofs.Entry) unix.Errno {
-	return f.entryOf(g, e)
-}
-
 // child finds the name in the directory and counts one lookup of its node.
 func (f *FS) child(p *inode, name *byte, e *virtiofs.Entry) unix.Errno {
 	return f.look(p, name, unix.AT_SYMLINK_NOFOLLOW, e)
@@ -103,8 +99,12 @@ func (f *FS) child(p *inode, name *byte, e *virtiofs.Entry) unix.Errno {
 // either. With AT_NO_AUTOMOUNT what would be mounted on being used is EISDIR.
 func (f *FS) look(p *inode, name *byte, flags int, e *virtiofs.Entry) unix.Errno {
 	seen := p.shifts.Load()
+	mask := statxMask
+	if m := p.key.mount; m != nil && !m.births {
+		mask &^= unix.STATX_BTIME // nobody looks at it, and a server far away may have to be asked
+	}
 	var st unix.Statx_t
-	if err := statx(p.fd(), name, flags, statxMask, &st); err != 0 {
+	if err := statx(p.fd(), name, flags, uint32(mask), &st); err != 0 {
 		return err
 	}
 	if flags&unix.AT_NO_AUTOMOUNT != 0 && st.Attributes&unix.STATX_ATTR_AUTOMOUNT != 0 {
@@ -159,9 +159,9 @@ func (f *FS) introduce(p *inode, name *byte, seen uint32, n *newcomer, st *unix.
 	return f.insert(n, st, e)
 }
 
-// nameOnly gives an inode its address that need not be opened now: it has a file handle, or
-// there is no descriptor to be had and its name will do. Otherwise it is opened
-// at once: then the host may rename it as it likes.
+// nameOnly gives an address to an inode that need not be opened now: it has a file
+// handle, or there is no descriptor to be had and its name will do. Otherwise it
+// is opened at once: then the host may rename it as it likes.
 func (f *FS) nameOnly(p *inode, name *byte, n *newcomer) bool {
 	if n.key.mount.handles() {
 		var h fileHandle
