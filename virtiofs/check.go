@@ -11,7 +11,7 @@ import (
 // names. What it lets through is safe to decode without further checks of
 // length.
 func (s *Server) check(r *Request) unix.Errno {
-	if !r.row.Known() || handlers[r.hdr.Opcode] == nil {
+	if !r.row.Known() || !s.serves(r.hdr.Opcode) {
 		return unix.ENOSYS
 	}
 	n := int64(r.hdr.Len) - fuse.InHeaderSize
@@ -29,9 +29,21 @@ func (s *Server) check(r *Request) unix.Errno {
 		return e
 	}
 	if s.fs.ReadOnly() && r.changes() {
+		if r.hdr.Opcode == fuse.SetupMapping {
+			s.fs.Refuse()
+		}
 		return unix.EROFS
 	}
 	return 0
+}
+
+// serves reports whether there is code for the operation, and where it is about
+// the DAX window, a window.
+func (s *Server) serves(op fuse.Opcode) bool {
+	if op == fuse.SetupMapping || op == fuse.RemoveMapping {
+		return s.window != 0
+	}
+	return handlers[op] != nil
 }
 
 // changes reports whether the request would change the file system. It is the
@@ -44,6 +56,8 @@ func (r *Request) changes() bool {
 		return fuse.Word32(r.fixed[:], 0)&unix.W_OK != 0
 	case fuse.Ioctl:
 		return r.ioctlChanges()
+	case fuse.SetupMapping:
+		return fuse.Word64(r.fixed[:], 3)&fuse.MapWrite != 0
 	}
 	return r.row.Mutates
 }

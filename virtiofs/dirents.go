@@ -67,6 +67,7 @@ func (s *Server) generation(e *Entry) uint64 {
 }
 
 func (s *Server) encodeEntry(b []byte, e *Entry) {
+	s.dress(&e.Attr)
 	p := &s.options.Policy
 	out := fuse.EntryOut{
 		NodeID:     uint64(e.Node),

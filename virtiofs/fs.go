@@ -45,7 +45,7 @@ type Label struct {
 type Entry struct {
 	Node       NodeID
 	Generation uint64
-	Attr       fuse.Attr
+	Attr       fuse.Attr // AttrDAX here: the file can be mapped
 }
 
 // FS is a file system behind a Server. All names are checked already, all
@@ -62,6 +62,7 @@ type FS interface {
 	Xattrs
 	Locks
 	Ioctls
+	Mapper
 }
 
 // Volume is the file system as a whole.
@@ -87,7 +88,7 @@ type Nodes interface {
 	// that reaches it is dropped.
 	Forget(n NodeID, count uint64)
 	// Getattr asks the node; the handle may be 0, and is of use where the node
-	// cannot be reached by itself any more.
+	// cannot be reached by itself any more. AttrDAX is as in an Entry.
 	Getattr(f File, a *fuse.Attr) unix.Errno
 	Setattr(n NodeID, in *fuse.SetattrIn, a *fuse.Attr) unix.Errno
 	Statx(f File, mask uint32, st *unix.Statx_t) unix.Errno // as Getattr
@@ -192,4 +193,32 @@ type Ioctls interface {
 	// bytes and out has room for the answer, whose length it returns. ENOTTY is
 	// a command that is not known.
 	Ioctl(f File, dir bool, cmd uint32, in, out []byte) (int, unix.Errno)
+}
+
+// Mapper is the DAX window: memory of the guest in which pieces of files are
+// shown (virtio 1.3 §5.11.6.4).
+type Mapper interface {
+	// WindowSize is the window's length in bytes, a multiple of 2 MiB, which never
+	// changes; 0: there is none, and the others are never called.
+	WindowSize() uint64
+	// Map shows a piece of the node's file in the window, in the place of what it
+	// showed there.
+	Map(n NodeID, m Mapping) unix.Errno
+	// Unmap takes away what the window shows at an offset of it. What it is told
+	// obeys the rules of a Mapping.
+	Unmap(at, length uint64) unix.Errno
+	// Refuse counts a mapping that the server has refused.
+	Refuse()
+}
+
+// Mapping is a piece of a file and its place in the window. The numbers are
+// bytes, multiples of 4096, and the place is inside the window.
+type Mapping struct {
+	Offset uint64 // in the file; the piece may reach beyond its end
+	At     uint64 // in the window
+	Len    uint64
+	Write  bool // the guest may store
+	// KillSuidgid drops the set-user-id and set-group-id bits first: no WRITE
+	// comes that would.
+	KillSuidgid bool
 }

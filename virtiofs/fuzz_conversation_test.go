@@ -255,11 +255,36 @@ func (g *guest) fileArguments(op fuse.Opcode) (virtiofs.NodeID, [][]byte) {
 		in[0], in[1] = byte(g.next()), byte(g.next())
 		return o.node, is(u64(o.fh), u32(flags, cmd), u64(0), u32(28, uint32(g.number())), in)
 	}
+	if op == fuse.SetupMapping || op == fuse.RemoveMapping {
+		return g.mapArguments(op)
+	}
 	args := make([]byte, fuse.Row(op).In)
 	if len(args) > 0 {
 		args[0] = byte(g.next())
 	}
 	return g.node(), is(args)
+}
+
+// mapArguments are those of mappings: of whole pages for the most part.
+func (g *guest) mapArguments(op fuse.Opcode) (virtiofs.NodeID, [][]byte) {
+	pages := func() uint64 {
+		if v := uint64(g.next()); v < 240 {
+			return v % 48 * (piece / 32) // half the window more than there is
+		}
+		return g.number()
+	}
+	if op == fuse.SetupMapping {
+		return g.node(), [][]byte{fstest.MapArgs(g.number(), pages(), pages(), uint64(g.next()%5), pages())}
+	}
+	var ones []uint64
+	for range g.next() % 4 {
+		ones = append(ones, pages(), pages())
+	}
+	count := uint32(len(ones) / 2)
+	if v := g.next(); v >= 240 {
+		count = v
+	}
+	return g.node(), [][]byte{fstest.U32(count), fstest.U64(ones...)}
 }
 
 func (g *guest) openFlags() uint32 {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs"
+	"tenon/virtiofs/dax"
 	"tenon/virtiofs/fstest"
 	"tenon/virtiofs/fuse"
 	"tenon/virtiofs/idmap"
@@ -37,6 +38,7 @@ type fuzzed struct {
 	outside string
 	c       *fstest.Conn
 	budget  *passthrough.Budget
+	window  *dax.Window
 	closed  bool
 }
 
@@ -57,8 +59,11 @@ func newFuzzed(t *testing.T, variant uint8) *fuzzed {
 	f.budget, err = passthrough.NewBudget()
 	must(t, err)
 	o.Budget = f.budget
+	o.Window, err = dax.New(daxBytes)
+	must(t, err)
 	fs, err := passthrough.New(dir, o)
 	must(t, err)
+	f.window = o.Window
 	f.c = fstest.Dial(t, virtiofs.NewServer(fs, so))
 	t.Cleanup(f.close)
 	return f
@@ -87,6 +92,7 @@ func options(t *testing.T, variant uint8) (o passthrough.Options, so virtiofs.Op
 	so.Locks = has(variantLocks)
 	o.Writeback, so.Writeback = has(variantWriteback), has(variantWriteback)
 	o.OneDevice = has(variantOneDevice)
+	so.DAX, so.DAXMinSize = virtiofs.DAXInode, 5 // more than one file's size and less than another's
 	return o, so
 }
 
@@ -121,6 +127,9 @@ func (f *fuzzed) close() {
 	f.c.S.Reset()
 	if n := f.budget.Used(); n != 0 {
 		f.t.Errorf("%d descriptors are left", n)
+	}
+	if s := f.window.Stats(); s.Mapped != 0 {
+		f.t.Errorf("%d ranges of the window are left", s.Mapped)
 	}
 	must(f.t, f.c.S.Close())
 	if got := read(f.t, filepath.Join(f.outside, "canary", "file")); got != "untouched" {
@@ -212,6 +221,10 @@ func seeds() [][]byte {
 			args[0], args[16] = 64, 100 // the first handle; a size
 		}
 		switch {
+		case op == fuse.SetupMapping:
+			args = fstest.MapArgs(^uint64(0), 0, piece, mapBoth, 0)
+		case op == fuse.RemoveMapping:
+			args = append(fstest.U32(1), fstest.U64(0, piece)...)
 		case row.Names[1] != fuse.NoName:
 			args = append(args, two...)
 		case row.Names[0] != fuse.NoName:

@@ -2,7 +2,6 @@ package virtiofs_test
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -225,40 +224,29 @@ func as(t *testing.T, who syscall.Credential, pattern string, prepare func(dir s
 		return dir, true
 	}
 	needRoot(t, "no other user can be taken on")
-	exe, err := os.Executable()
+	// By descriptor: others may not go where this binary is, and a copy might lie on a
+	// file system from which nothing can be run.
+	exe, err := os.Open("/proc/self/exe")
 	must(t, err)
+	defer func() { must(t, exe.Close()) }()
 	dir = t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-		must(t, os.Chmod(d, 0o755))
-	}
-	copied := filepath.Join(dir, "test")
-	copyFile(t, exe, copied)
+	must(t, os.Chmod(dir, 0o755))
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
 	tmp := filepath.Join(dir, "tmp")
 	must(t, os.Mkdir(tmp, 0o755))
 	must(t, os.Chown(tmp, int(who.Uid), int(who.Gid)))
 	if prepare != nil {
 		prepare(tmp)
 	}
-	cmd := exec.Command(copied, "-test.v", "-test.run", pattern)
-	cmd.Dir, cmd.Env = tmp, append(os.Environ(), "TMPDIR="+tmp, "TENON_TEST_USER="+tmp)
+	cmd := exec.Command("/proc/self/fd/3", "-test.v", "-test.run", pattern)
+	cmd.ExtraFiles = []*os.File{exe}
+	cmd.Dir, cmd.Env = tmp, append(os.Environ(), "TMPDIR="+tmp, "GOTMPDIR=", "TENON_TEST_USER="+tmp)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &who}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS") {
 		t.Errorf("as %v: %v\n%s", who, err, out)
 	}
 	return "", false
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	in, err := os.Open(from)
-	must(t, err)
-	defer func() { must(t, in.Close()) }()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE, 0o755)
-	must(t, err)
-	_, err = io.Copy(out, in)
-	must(t, err)
-	must(t, out.Close())
 }
 
 // TestOwnGroups: the groups of this process are not the guest's caller's. With

@@ -2,10 +2,8 @@ package virtiofs_test
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 
@@ -17,49 +15,92 @@ import (
 	"tenon/virtiofs/passthrough"
 )
 
-// TestImmunity10Mapping: requests to map a file into the guest, whatever their
-// arguments, map nothing. There is no window that they could be about yet; what
-// they say of one is refused as a whole.
-func TestImmunity10Mapping(t *testing.T) {
-	dir, c := connect(t, passthrough.Options{})
-	write(t, filepath.Join(dir, "f"), strings.Repeat("x", 8192))
-	f, e := c.Lookup(root, "f")
-	ok(t, "LOOKUP", e)
-	fh, e := c.Open(f.Node, unix.O_RDWR)
-	ok(t, "OPEN", e)
+// badMapping is the arguments of a SETUPMAPPING that is refused.
+type badMapping struct {
+	name               string
+	node               virtiofs.NodeID
+	off, n, flags, pos uint64
+	err                unix.Errno
+}
+
+// badMappings is those that break a rule of their own, whatever the file.
+func badMappings(f virtiofs.NodeID) []badMapping {
 	const top = ^uint64(0)
-	for _, m := range []struct {
-		node                   virtiofs.NodeID
-		fh, off, n, flags, pos uint64
-	}{
-		{f.Node, fh, 0, 4096, 1, 0}, {f.Node, fh, 0, 4096, 3, 0}, {f.Node, fh, 0, top, 3, 0}, {f.Node, fh, 0, 4096, 3, top - 4095},
-		{f.Node, fh, top, 4096, 3, 0}, {f.Node, fh, 1, 1, 3, 1}, {f.Node, fh, 0, 0, 0, 0}, {f.Node, fh, 1 << 40, 4096, 3, 0},
-		{f.Node, top, 0, 4096, 3, 0}, {f.Node, 0, 0, 4096, 3, 0}, {root, fh, 0, 4096, 3, 0}, {root, 0, 0, 4096, 1, 0}, {0, 0, 0, 4096, 1, 1 << 63},
-	} {
-		_, e := c.Call(fuse.SetupMapping, m.node, 0, fstest.U64(m.fh, m.off, m.n, m.flags, m.pos))
-		want(t, fmt.Sprintf("SETUPMAPPING %+v", m), e, unix.ENOSYS)
+	return []badMapping{
+		{"no length", f, 0, 0, mapRead, 0, unix.EINVAL},
+		{"length of all ones", f, 0, top, mapRead, 0, unix.EINVAL},
+		{"length not of pages", f, 0, page + 1, mapRead, 0, unix.EINVAL},
+		{"less than a page", f, 0, 1, mapRead, 0, unix.EINVAL},
+		{"offset not at a page", f, 512, page, mapRead, 0, unix.EINVAL},
+		{"offset of all ones", f, top, page, mapRead, 0, unix.EINVAL},
+		{"offset that overflows", f, top - page + 1, page, mapRead, 0, unix.EINVAL},
+		{"offset below zero", f, 1 << 63, page, mapRead, 0, unix.EINVAL},
+		{"end below zero", f, 1<<63 - page, page, mapRead, 0, unix.EINVAL},
+		{"place not at a page", f, 0, page, mapRead, 1, unix.EINVAL},
+		{"place behind the window", f, 0, page, mapRead, daxBytes, unix.EINVAL},
+		{"place over the window's end", f, 0, 2 * page, mapRead, daxBytes - page, unix.EINVAL},
+		{"more than the window", f, 0, daxBytes + page, mapRead, 0, unix.EINVAL},
+		{"place that overflows", f, 0, 2 * page, mapRead, top - page + 1, unix.EINVAL},
+		{"place below zero", f, 0, page, mapRead, 1 << 63, unix.EINVAL},
+		{"no flags", f, 0, page, 0, 0, unix.EINVAL},
+		{"unknown flags", f, 0, page, mapRead | 4, 0, unix.EINVAL},
+		{"all flags", f, 0, page, top, 0, unix.EINVAL},
 	}
-	for _, count := range []uint32{0, 1, 2, ^uint32(0)} {
-		_, e := c.Call(fuse.RemoveMapping, f.Node, 0, fstest.U32(count), fstest.U64(0, 4096))
-		want(t, fmt.Sprint("REMOVEMAPPING ", count), e, unix.ENOSYS)
+}
+
+// TestImmunity10Mapping: requests to map a file into the guest that break a rule map
+// nothing, whatever their arguments, and leave what is mapped alone.
+func TestImmunity10Mapping(t *testing.T) {
+	m := mapShare(t, passthrough.Options{}, virtiofs.Options{})
+	path, f := m.file("f", bytes.Repeat([]byte("x"), 2*page))
+	_, g := m.file("g", bytes.Repeat([]byte("y"), 2*page))
+	fh, e := m.Open(f, unix.O_RDWR)
+	ok(t, "OPEN", e)
+	ok(t, "SETUPMAPPING", m.SetupMapping(f, 0, page, mapRead, 0))
+	for _, x := range append(badMappings(f), []badMapping{
+		{"a directory", root, 0, page, mapRead, 0, unix.EISDIR},
+		{"a directory, for writing", root, 0, page, mapBoth, 0, unix.EISDIR},
+		{"no node", 0, 0, page, mapRead, 0, unix.ESTALE},
+		{"a node that never was", 1 << 40, 0, page, mapRead, 0, unix.ESTALE},
+		{"node of all ones", ^virtiofs.NodeID(0), 0, page, mapBoth, 0, unix.ESTALE},
+	}...) {
+		for _, named := range []uint64{^uint64(0), 0, fh} {
+			_, e := m.Call(fuse.SetupMapping, x.node, 0, fstest.MapArgs(named, x.off, x.n, x.flags, x.pos))
+			want(t, "SETUPMAPPING, "+x.name, e, x.err)
+		}
 	}
-	if maps := read(t, "/proc/self/maps"); strings.Contains(maps, dir) {
-		t.Errorf("a file of the share is mapped:\n%s", maps)
+	m.shows("what was mapped before", 0, bytes.Repeat([]byte("x"), page))
+	m.shows("the page behind it", page, zeros[:page])
+	m.shows("the window's end", daxBytes-page, zeros[:page])
+	if s := m.w.Stats(); s.Setups != 1 || s.Refused != 3*uint64(len(badMappings(f))) {
+		t.Errorf("%+v", s)
+	}
+	// The handle is not looked at, as Linux has none to name.
+	for _, named := range []uint64{^uint64(0), 0, fh, fh + 64} {
+		_, e := m.Call(fuse.SetupMapping, g, 0, fstest.MapArgs(named, 0, page, mapRead, page))
+		ok(t, "SETUPMAPPING", e)
+		m.shows("whatever the handle", page, []byte("yyy"))
+	}
+	// The borders are inside.
+	ok(t, "SETUPMAPPING", m.SetupMapping(f, 0, page, mapRead, daxBytes-page))
+	m.shows("the last page", daxBytes-page, []byte("xxx"))
+	ok(t, "SETUPMAPPING", m.SetupMapping(f, 1<<63-2*page, page, mapRead, 0))
+	ok(t, "SETUPMAPPING", m.SetupMapping(f, 0, daxBytes, mapBoth, 0))
+	m.shows("the first page", 0, []byte("xxx"))
+	if st := lstat(t, path); st.Size != 2*page {
+		t.Errorf("the file has %d bytes", st.Size)
 	}
 }
 
 // TestImmunity11HostChanges: the host truncates, punches and deletes a file while a guest
-// reads and writes it. Each request is answered with data that was in the file or
-// zeros; nothing ends this process. (By READ and WRITE: there are no mappings.)
+// reads and writes it, by requests and through the window. Each request is answered
+// with data that was in the file or zeros; nothing ends this process.
 func TestImmunity11HostChanges(t *testing.T) {
-	dir, c := connect(t, passthrough.Options{})
-	path := filepath.Join(dir, "f")
+	m := mapShare(t, passthrough.Options{}, virtiofs.Options{})
 	const size = 1 << 20
 	full := bytes.Repeat([]byte{'g'}, size)
-	must(t, os.WriteFile(path, full, 0o644))
-	f, e := c.Lookup(root, "f")
-	ok(t, "LOOKUP", e)
-	fh, e := c.Open(f.Node, unix.O_RDWR)
+	path, f := m.file("f", full)
+	fh, e := m.Open(f, unix.O_RDWR)
 	ok(t, "OPEN", e)
 	host, err := os.OpenFile(path, os.O_RDWR, 0)
 	must(t, err)
@@ -80,24 +121,47 @@ func TestImmunity11HostChanges(t *testing.T) {
 		}
 	})
 	for i := range 300 {
-		b, e := c.Read(f.Node, fh, 0, size)
+		b, e := m.Read(f, fh, 0, size)
 		ok(t, "READ", e)
 		if bytes.Trim(b, "g\x00") != nil {
 			t.Fatalf("READ: bytes that were never there: %q", bytes.Trim(b, "g\x00"))
 		}
-		n, e := c.Write(f.Node, fh, uint64(i)<<12%size, full[:64<<10], 0, 0)
+		n, e := m.Write(f, fh, uint64(i)<<12%size, full[:64<<10], 0, 0)
 		if ok(t, "WRITE", e); n != 64<<10 {
 			t.Fatalf("WRITE: %d bytes", n)
 		}
-		_, e = c.Call(fuse.CopyFileRange, f.Node, 8, fstest.U64(fh, 0, uint64(f.Node), fh, size, 4096, 0))
+		_, e = m.Call(fuse.CopyFileRange, f, 8, fstest.U64(fh, 0, uint64(f), fh, size, 4096, 0))
 		ok(t, "COPY_FILE_RANGE", e)
+		m.touch(f, uint64(i))
 	}
 	close(stop)
 	changer.Wait()
 	must(t, host.Truncate(0))
-	b, e := c.Read(f.Node, fh, 0, size)
+	b, e := m.Read(f, fh, 0, size)
 	if ok(t, "READ of the deleted file", e); len(b) != 0 {
 		t.Errorf("READ of the truncated file: %d bytes", len(b))
+	}
+}
+
+// touch maps the file, loads and stores, and has what went wrong looked at as a
+// fault of the guest would be. A page that is not in the file any more is EFAULT.
+func (m *mapper) touch(f virtiofs.NodeID, i uint64) {
+	m.t.Helper()
+	at := i % 2 * piece
+	ok(m.t, "SETUPMAPPING", m.SetupMapping(f, 0, piece, mapBoth, at))
+	for p := range uint64(8) {
+		here := at + (i*8+p)*page%(1<<20)
+		b, e := m.load(here, page)
+		if e != 0 && e != unix.EFAULT || bytes.Trim(b, "g\x00") != nil {
+			m.t.Fatalf("a load: %v, %.20q", errName(e), b)
+		}
+		if e := m.store(here, "g"); e != 0 {
+			want(m.t, "a store", e, unix.EFAULT)
+			m.w.Examine(here, true)
+		}
+	}
+	if i%3 == 0 {
+		ok(m.t, "REMOVEMAPPING", m.RemoveMapping(at, piece))
 	}
 }
 

@@ -155,7 +155,8 @@ func bothModes(t *testing.T, test func(t *testing.T, mode passthrough.HandleMode
 func TestImmunity02Symlinks(t *testing.T) { bothModes(t, testSymlinks) }
 
 func testSymlinks(t *testing.T, mode passthrough.HandleMode) {
-	dir, c := connect(t, passthrough.Options{Handles: mode})
+	m := mapShare(t, passthrough.Options{Handles: mode}, virtiofs.Options{})
+	dir, c := m.dir, m.Conn
 	secret := filepath.Join(filepath.Dir(dir), "secret")
 	must(t, os.Mkdir(secret, 0o755))
 	write(t, filepath.Join(secret, "file"), "secret")
@@ -181,6 +182,8 @@ func testSymlinks(t *testing.T, mode passthrough.HandleMode) {
 		want(t, "MKDIR through "+name, e, unix.ENOTDIR)
 		_, e = c.Setattr(l.Node, fstest.Set{Valid: fuse.FattrSize})
 		want(t, "truncate "+name, e, unix.ELOOP)
+		want(t, "SETUPMAPPING "+name, c.SetupMapping(l.Node, 0, page, mapRead, 0), unix.ELOOP)
+		want(t, "SETUPMAPPING for writing "+name, c.SetupMapping(l.Node, 0, page, mapBoth, 0), unix.ELOOP)
 		_, e = c.Call(fuse.Setxattr, l.Node, 0, fstest.U32(1, 0, 0, 0), fstest.Str("user.a"), []byte("v"))
 		want(t, "SETXATTR "+name, e, unix.EPERM) // user.* is for files and directories
 		_, _, e = c.Create(root, name, unix.O_RDWR, 0o644)
@@ -232,7 +235,8 @@ func testSwap(t *testing.T, mode passthrough.HandleMode) {
 func TestImmunity02SwapFiles(t *testing.T) { bothModes(t, testSwapFiles) }
 
 func testSwapFiles(t *testing.T, mode passthrough.HandleMode) {
-	dir, c := connect(t, passthrough.Options{Handles: mode})
+	m := mapShare(t, passthrough.Options{Handles: mode}, virtiofs.Options{})
+	dir, c := m.dir, m.Conn
 	secret := filepath.Join(filepath.Dir(dir), "secret")
 	write(t, secret, "secret")
 	write(t, filepath.Join(dir, "a"), "mine!!")
@@ -250,6 +254,13 @@ func testSwapFiles(t *testing.T, mode passthrough.HandleMode) {
 			}
 			_, _ = c.Write(f.Node, fh, 0, []byte("mine!!"), 0, 0)
 			ok(t, "RELEASE", c.Release(f.Node, fh, false))
+		}
+		if c.SetupMapping(f.Node, 0, page, mapBoth, 0) == 0 {
+			if b, _ := m.load(0, 6); string(b) == "secret" {
+				t.Fatal("the guest has mapped the link's target")
+			}
+			_ = m.store(0, "mine!!")
+			ok(t, "REMOVEMAPPING", c.RemoveMapping(0, page))
 		}
 		_, _ = c.Setattr(f.Node, fstest.Set{Valid: fuse.FattrSize | fuse.FattrMode, Size: 6, Mode: 0o600})
 		_, _ = c.Call(fuse.Setxattr, f.Node, 0, fstest.U32(1, 0, 0, 0), fstest.Str("user.a"), []byte("v"))
@@ -286,7 +297,8 @@ func swap(dir string) (stop func()) {
 // TestImmunity03Specials: FIFOs, sockets and devices are shown and never opened,
 // which would wait or do anything at all; the refusal comes at once.
 func TestImmunity03Specials(t *testing.T) {
-	dir, c := connect(t, passthrough.Options{Devices: true})
+	m := mapShare(t, passthrough.Options{Devices: true}, virtiofs.Options{})
+	dir, c := m.dir, m.Conn
 	must(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o666))
 	must(t, unix.Mknod(filepath.Join(dir, "sock"), unix.S_IFSOCK|0o666, 0))
 	names := []string{"fifo", "sock"}
@@ -311,6 +323,7 @@ func TestImmunity03Specials(t *testing.T) {
 			want(t, "OPENDIR "+name, e, unix.ENOTDIR)
 			_, e = c.Setattr(f.Node, fstest.Set{Valid: fuse.FattrSize})
 			want(t, "truncate "+name, e, unix.ENXIO)
+			want(t, "SETUPMAPPING "+name, c.SetupMapping(f.Node, 0, page, mapBoth, 0), unix.ENXIO)
 			_, e = c.Call(fuse.Syncfs, f.Node, 0, fstest.U64(0))
 			want(t, "SYNCFS "+name, e, unix.ENXIO)
 			_, e = c.Setattr(f.Node, fstest.Set{Valid: fuse.FattrMode, Mode: 0o600})
@@ -407,7 +420,8 @@ func TestImmunity04Mknod(t *testing.T) {
 // TestImmunity09ReadOnly: every operation whose row says that it mutates, and every way
 // to open for writing, is EROFS and does nothing; reading works.
 func TestImmunity09ReadOnly(t *testing.T) {
-	dir, c := connect(t, passthrough.Options{ReadOnly: true})
+	m := mapShare(t, passthrough.Options{ReadOnly: true}, virtiofs.Options{})
+	dir, c := m.dir, m.Conn
 	write(t, filepath.Join(dir, "f"), "data")
 	must(t, os.Mkdir(filepath.Join(dir, "d"), 0o755))
 	f, e := c.Lookup(root, "f")
@@ -449,9 +463,17 @@ func TestImmunity09ReadOnly(t *testing.T) {
 	if e == 0 {
 		t.Error("IOCTL FS_IOC_SETFLAGS is not refused")
 	}
-	// There is no window yet, so a mapping for writing is no way around either.
-	_, e = c.Call(fuse.SetupMapping, f.Node, 0, fstest.U64(fh, 0, 4096, 3, 0))
-	want(t, "SETUPMAPPING for writing", e, unix.ENOSYS)
+	// A mapping is no way around: there is none for writing, and one for reading
+	// cannot be written.
+	for _, flags := range []uint64{mapBoth, fuse.MapWrite, mapBoth | 4} {
+		want(t, "SETUPMAPPING for writing", c.SetupMapping(f.Node, 0, page, flags, 0), unix.EROFS)
+	}
+	if s := m.w.Stats(); s.Refused != 3 || s.Setups != 0 {
+		t.Errorf("%+v", s)
+	}
+	ok(t, "SETUPMAPPING", c.SetupMapping(f.Node, 0, page, mapRead, 0))
+	m.shows("a read-only share", 0, []byte("data"))
+	want(t, "a store to a read-only share", m.store(0, "DATA"), unix.EFAULT)
 	if after := tree(t, dir); after != before {
 		t.Errorf("the host changed:\n%s\nbefore:\n%s", after, before)
 	}

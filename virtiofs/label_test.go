@@ -54,7 +54,7 @@ func makers(c *fstest.Conn) map[string]func(name string) (fstest.Entry, uint64, 
 // TestLabels: a new node has the security attributes that came with the request,
 // whatever its type; one that cannot have them is not there.
 func TestLabels(t *testing.T) {
-	needRoot(t, "trusted attributes, which specials have, cannot be set")
+	needTrustedXattrs(t)
 	budget, err := passthrough.NewBudget()
 	must(t, err)
 	dir, c := serveWith(t, passthrough.Options{Budget: budget, Xattrs: xattrMap(t, ":prefix:all:security.:trusted.v.: :bad:all:trusted.:trusted.: :ok:all:::")}, virtiofs.Options{Labels: true})

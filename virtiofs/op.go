@@ -11,7 +11,8 @@ import (
 // handlers has the code of each operation that is served. The others are
 // ENOSYS, which Linux takes as "never ask again":
 //
-//   - POLL, BMAP, SETUPMAPPING and REMOVEMAPPING;
+//   - POLL and BMAP;
+//   - without a DAX window SETUPMAPPING and REMOVEMAPPING;
 //   - in a session without POSIX locks FLUSH, because data never waits in this
 //     process: each write's error was the write's answer, so close() has nothing
 //     to report, and a round trip for every close is saved. The guest still
@@ -50,6 +51,8 @@ var handlers = [fuse.Opcodes]func(*Server, *Request) unix.Errno{
 	fuse.Lseek:           (*Server).opLseek,
 	fuse.CopyFileRange:   (*Server).opCopyFileRange,
 	fuse.CopyFileRange64: (*Server).opCopyFileRange,
+	fuse.SetupMapping:    (*Server).opSetupMapping,
+	fuse.RemoveMapping:   (*Server).opRemoveMapping,
 	fuse.Ioctl:           (*Server).opIoctl,
 	fuse.Flush:           (*Server).opFlush,
 	fuse.Getlk:           (*Server).opGetlk,
@@ -105,6 +108,7 @@ func (s *Server) entryReply(r *Request, e unix.Errno) unix.Errno {
 
 func (s *Server) attrReply(r *Request, e unix.Errno) unix.Errno {
 	if e == 0 {
+		s.dress(&r.attr)
 		fuse.EncodeAttrOut(r.take(fuse.AttrOutSize), timeout(s.options.Policy.AttrValid), &r.attr)
 	}
 	return e

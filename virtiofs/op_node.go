@@ -82,6 +82,9 @@ func (s *Server) opStatx(r *Request) unix.Errno {
 	if e := s.fs.Statx(f, in.Mask, &r.statx); e != 0 {
 		return e
 	}
+	if s.usesWindow(uint32(r.statx.Mode)) {
+		r.statx.Blksize = mapPage
+	}
 	r.statx.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME // what fuse_statx has room for
 	r.statx.Attributes &= statxAttributes
 	r.statx.Attributes_mask &= statxAttributes

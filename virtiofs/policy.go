@@ -109,6 +109,9 @@ func (o Options) Check(readOnly bool) error {
 	if o.Writeback && o.Policy.OpenFlags&fuse.OpenDirectIO != 0 {
 		list = append(list, fmt.Errorf("writeback contradicts cache=%s: no data is cached that could be written later (use no-writeback, cache=auto or cache=always)", o.Policy.Name))
 	}
+	if o.Writeback && o.DAX == DAXAlways {
+		list = append(list, errors.New("writeback contradicts dax=always: no file is cached that could be written later (use no-writeback or dax=inode)"))
+	}
 	return errors.Join(list...)
 }
 

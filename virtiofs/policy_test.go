@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs"
+	"tenon/virtiofs/dax"
 	"tenon/virtiofs/fstest"
 	"tenon/virtiofs/fuse"
 	"tenon/virtiofs/passthrough"
@@ -168,6 +169,8 @@ func TestOptionsCheck(t *testing.T) {
 		{"ro, writeback", virtiofs.Options{Writeback: true}, true, [][2]string{{"writeback", "ro"}}},
 		{"never, writeback", virtiofs.Options{Policy: virtiofs.Never(), Writeback: true}, false, [][2]string{{"cache=never", "writeback"}}},
 		{"metadata, writeback", virtiofs.Options{Policy: virtiofs.Metadata(), Writeback: true}, false, [][2]string{{"cache=metadata", "writeback"}}},
+		{"writeback, dax=inode", virtiofs.Options{Writeback: true, DAX: virtiofs.DAXInode}, false, nil},
+		{"writeback, dax=always", virtiofs.Options{Writeback: true, DAX: virtiofs.DAXAlways}, false, [][2]string{{"writeback", "dax=always"}}},
 		{"all at once", virtiofs.Options{Policy: virtiofs.Never(), Writeback: true}, true, [][2]string{{"cache=never", "writeback"}, {"writeback", "ro"}}},
 	} {
 		err := x.o.Check(x.ro)
@@ -211,6 +214,7 @@ func TestInitFlags(t *testing.T) {
 		name  string
 		o     virtiofs.Options
 		ro    bool
+		dax   bool // there is a window
 		minor uint32
 		offer uint64
 		more  []int // than everyPolicy
@@ -233,10 +237,26 @@ func TestInitFlags(t *testing.T) {
 		{name: "ACLs with the old SETXATTR", o: virtiofs.Options{ACL: true}, offer: without(fuse.SetxattrExt), more: []int{12, 13, 14}, less: []int{29}},
 		{name: "labels", o: virtiofs.Options{Labels: true}, more: []int{12, 13, 14, 32}},
 		{name: "labels, minor 37", o: virtiofs.Options{Labels: true}, minor: 37, more: []int{12, 13, 14}},
+		{name: "a window", o: virtiofs.Options{DAX: virtiofs.DAXInode}, dax: true, more: []int{12, 13, 14, 26, 33}},
+		{name: "a window, always", o: virtiofs.Options{DAX: virtiofs.DAXAlways}, dax: true, more: []int{12, 13, 14, 26, 33}},
+		{name: "a window for a guest that decides by itself", o: virtiofs.Options{DAX: virtiofs.DAXInode}, dax: true,
+			offer: without(fuse.HasInodeDAX), more: []int{12, 13, 14, 26}},
+		{name: "a window that the guest did not find", o: virtiofs.Options{DAX: virtiofs.DAXInode}, dax: true,
+			offer: without(fuse.MapAlignment), more: []int{12, 13, 14}},
+		{name: "a window that is not used", dax: true, more: []int{12, 13, 14}},
+		{name: "no window", o: virtiofs.Options{DAX: virtiofs.DAXAlways}, more: []int{12, 13, 14}},
+		{name: "a window, immutable", o: virtiofs.Options{Policy: virtiofs.Immutable(), DAX: virtiofs.DAXInode}, ro: true, dax: true,
+			more: []int{13, 14, 17, 24, 25, 26, 33}, less: []int{3}},
 		{name: "a guest without flags2", offer: fstest.AllFlags &^ fuse.InitExt, more: []int{12, 13, 14}, less: []int{30, 34}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			_, c := serveWith(t, passthrough.Options{ReadOnly: x.ro, Immutable: x.o.Policy.NoOpen}, x.o)
+			o := passthrough.Options{ReadOnly: x.ro, Immutable: x.o.Policy.NoOpen}
+			if x.dax {
+				var err error
+				o.Window, err = dax.New(daxBytes)
+				must(t, err)
+			}
+			_, c := serveWith(t, o, x.o)
 			if x.offer == 0 {
 				x.offer = fstest.AllFlags
 			}

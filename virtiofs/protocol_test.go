@@ -44,18 +44,19 @@ func page(t *testing.T) map[string][][]string {
 	return tables
 }
 
-// readOnly is as much of an FS as INIT's flags depend on.
+// readOnly is as much of an FS as INIT's flags depend on. It has a DAX window.
 type readOnly struct {
 	FS
 	yes bool
 }
 
-func (r readOnly) ReadOnly() bool { return r.yes }
+func (r readOnly) ReadOnly() bool     { return r.yes }
+func (r readOnly) WindowSize() uint64 { return 2 << 20 }
 
 // everyOption is servers with every policy and each option alone.
 func everyOption() (list []*Server) {
 	for _, p := range []Policy{Never(), Metadata(), Auto(), Always(), Immutable()} {
-		for _, o := range []Options{{}, {Writeback: true}, {Locks: true}, {ACL: true}, {Labels: true}} {
+		for _, o := range []Options{{}, {Writeback: true}, {Locks: true}, {ACL: true}, {Labels: true}, {DAX: DAXInode}} {
 			o.Policy = p
 			list = append(list, NewServer(readOnly{yes: false}, o), NewServer(readOnly{yes: true}, o))
 		}
@@ -84,7 +85,8 @@ func TestProtocolPage(t *testing.T) {
 	if len(ops) != fuse.Opcodes-1 {
 		t.Fatalf("%d opcodes, want %d", len(ops), fuse.Opcodes-1)
 	}
-	locks := map[fuse.Opcode]bool{fuse.Flush: true, fuse.Getlk: true, fuse.Setlk: true, fuse.Setlkw: true}
+	optional := map[fuse.Opcode]bool{fuse.Flush: true, fuse.Getlk: true, fuse.Setlk: true, fuse.Setlkw: true,
+		fuse.SetupMapping: true, fuse.RemoveMapping: true}
 	for i, row := range ops {
 		op := fuse.Opcode(i + 1)
 		name := fuse.Row(op).Name
@@ -92,7 +94,7 @@ func TestProtocolPage(t *testing.T) {
 			name = "-"
 		}
 		served := handlers[op] != nil
-		want := verdict([3]string{"yes", "by option", "no"}, served && !locks[op], served)
+		want := verdict([3]string{"yes", "by option", "no"}, served && !optional[op], served)
 		if row[0] != strconv.Itoa(i+1) || row[1] != name || row[2] != want {
 			t.Errorf("opcode %d: row %q, want %s: %s", op, row[:3], name, want)
 		}
@@ -110,7 +112,7 @@ func TestProtocolPage(t *testing.T) {
 	taken := [3]string{"always", "by option", "never"}
 	flagRows(t, tables["INIT flags"], 43, taken, all, some)
 	flagRows(t, tables["Flags in replies to OPEN, CREATE and OPENDIR"], 8, taken, uint64(openAll), uint64(openSome))
-	flagRows(t, tables["Flags of attributes"], 2, taken, 0, uint64(fuse.AttrSubmount))
+	flagRows(t, tables["Flags of attributes"], 2, taken, 0, uint64(fuse.AttrSubmount|fuse.AttrDAX))
 
 	constants(t, "uint64", "", tables["INIT flags"])
 	constants(t, "uint32", "Open", tables["Flags in replies to OPEN, CREATE and OPENDIR"])

@@ -24,13 +24,26 @@ const (
 
 // Options is how a Server serves.
 type Options struct {
-	Policy    Policy   // the zero Policy stands for Auto()
-	Writeback bool     // the guest may delay writes (FUSE_WRITEBACK_CACHE)
-	Locks     bool     // locks are the FS's; otherwise they are local to the guest
-	ACL       bool     // POSIX ACLs (FUSE_POSIX_ACL), applied by the FS
-	Labels    bool     // security attributes of new inodes come with the request (FUSE_SECURITY_CTX)
-	Observer  Observer // nil: none
+	Policy    Policy // the zero Policy stands for Auto()
+	Writeback bool   // the guest may delay writes (FUSE_WRITEBACK_CACHE)
+	Locks     bool   // locks are the FS's; otherwise they are local to the guest
+	ACL       bool   // POSIX ACLs (FUSE_POSIX_ACL), applied by the FS
+	Labels    bool   // security attributes of new inodes come with the request (FUSE_SECURITY_CTX)
+	DAX       DAX    // which files the guest maps, where the FS has a window
+	// DAXMinSize is the size in bytes from which DAXInode marks files.
+	DAXMinSize uint64
+	Observer   Observer // nil: none
 }
+
+// DAX chooses the files that a guest uses through the window instead of its page
+// cache, unless its mount options say otherwise.
+type DAX uint8
+
+const (
+	DAXNever  DAX = iota // no window is shown
+	DAXInode             // regular files from a size on, each marked by FUSE_ATTR_DAX
+	DAXAlways            // every regular file
+)
 
 // Observer is told of every request that was answered, on the thread that
 // served it: it must not block. op may be one that is not Known.
@@ -49,6 +62,7 @@ type Server struct {
 	// session is the flags that INIT agreed on, with sessionOpen; 0 without a session.
 	session  atomic.Uint64
 	unlocked atomic.Uint64 // see Unlocked
+	window   uint64        // bytes of the DAX window; 0: nothing is mapped
 }
 
 // sessionOpen marks Server.session as an open session. It is a bit that no INIT
@@ -60,7 +74,11 @@ func NewServer(fs FS, o Options) *Server {
 	if o.Policy == (Policy{}) {
 		o.Policy = Auto()
 	}
-	return &Server{fs: fs, options: o, epoch: uint64(rand.Uint32N(math.MaxInt32-1) + 1)}
+	s := &Server{fs: fs, options: o, epoch: uint64(rand.Uint32N(math.MaxInt32-1) + 1)}
+	if o.DAX != DAXNever {
+		s.window = fs.WindowSize()
+	}
+	return s
 }
 
 // Request is one request being served: the scratch memory that serving needs.
@@ -131,8 +149,12 @@ func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) 
 	r.in, r.out = in, out
 	r.body, r.data, r.dots = 0, 0, 0
 	r.later, r.never = false, false
-	if in.Len() < fuse.InHeaderSize || in.Copy(r.head[:]) != nil {
+	if in.Len() < fuse.InHeaderSize {
 		return 0, false // nothing to answer to
+	}
+	if in.Copy(r.head[:]) != nil { // what it was shall not look like a success
+		r.hdr = fuse.InHeader{}
+		return r.finish(unix.EIO), false
 	}
 	r.hdr.Decode(&r.head)
 	r.row = fuse.Row(r.hdr.Opcode)

@@ -61,6 +61,9 @@ func (s *Server) opInit(r *Request) unix.Errno {
 			TimeGran:      1,
 			MaxPages:      maxPages,
 		}
+		if flags&fuse.MapAlignment != 0 {
+			out.MapAlignment = mapAlignment
+		}
 		s.session.Store(flags&^sessionOpen | sessionOpen)
 	}
 	out.Encode(r.take(fuse.InitOutSize))
@@ -82,6 +85,11 @@ func (s *Server) agree(offered uint64, minor uint32) uint64 {
 	}
 	if o.Labels && minor >= extMinor {
 		take |= fuse.SecurityCtx
+	}
+	if s.window != 0 && offered&fuse.MapAlignment != 0 {
+		// A guest that found no window offers HAS_INODE_DAX alone, and would not keep
+		// the names of files that are marked for it (fuse_dax_dontcache).
+		take |= fuse.MapAlignment | fuse.HasInodeDAX
 	}
 	if o.Policy.NoOpen && s.fs.ReadOnly() {
 		take |= fuse.NoOpendirSupport

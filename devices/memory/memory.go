@@ -1,24 +1,34 @@
-// Package memory is guest RAM as the devices see it: guest-physical addresses
-// turned into Go slices (for headers and rings, RAM only) or into iovecs (for
-// payload that only system calls touch). It knows no KVM and allocates nothing
-// after set-up. Regions are frozen by New; a Map is safe for concurrent use.
+// Package memory is the guest's memory as the devices see it: guest-physical
+// addresses turned into Go slices (RAM only, for headers and rings) or into iovecs
+// (for payload that only system calls touch). Besides RAM there may be windows,
+// which show files of the host (DAX) and of which a page may be gone at any time.
+// It knows no KVM and allocates nothing after set-up. A Map is frozen once it is
+// set up, and is then safe for concurrent use.
 package memory
 
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
+
+	"golang.org/x/sys/unix"
 )
 
 // GPA is a guest-physical address in bytes.
 type GPA uint64
 
-// ErrAddress says that a range named by the guest is not wholly inside one
-// region of RAM. It never carries the address: it is returned on the request
-// path, which allocates nothing.
-var ErrAddress = errors.New("memory: address outside guest RAM")
+// What can be wrong with a range of addresses. Neither error carries the address:
+// they are returned on the request path, which allocates nothing.
+var (
+	// ErrAddress: the range is not wholly inside one region of the memory that was
+	// asked for.
+	ErrAddress = errors.New("memory: address outside guest memory")
+	// ErrFault: the host cannot provide a page of a window, or not for writing.
+	ErrFault = errors.New("memory: a page of a window cannot be used")
+)
 
-// Region is one contiguous piece of guest RAM: Data[0] is at GPA. Data is an
+// Region is one contiguous piece of guest memory: Data[0] is at GPA. Data is an
 // mmap outside the Go heap in a running machine, heap memory in tests (where
 // the race detector sees it).
 type Region struct {
@@ -26,9 +36,11 @@ type Region struct {
 	Data []byte
 }
 
-// Map is the whole of guest RAM, sorted by address.
+// Map is all of the guest's memory.
 type Map struct {
-	regions []Region
+	regions []Region // of RAM, sorted by address
+	windows []Region
+	pid     int // this process, for the system calls that copy out of windows
 }
 
 // New returns the map of the given regions, which must be non-empty, must not
@@ -36,37 +48,61 @@ type Map struct {
 func New(regions ...Region) (*Map, error) {
 	sorted := append([]Region(nil), regions...)
 	sort.Slice(sorted, func(i, j int) bool { return sorted[i].GPA < sorted[j].GPA })
-	var end GPA
 	for i, r := range sorted {
-		n := GPA(len(r.Data))
-		if n == 0 || r.GPA+n < r.GPA {
-			return nil, fmt.Errorf("memory: region at %#x of %d bytes is empty or wraps", r.GPA, n)
+		if err := r.check(sorted[:i]); err != nil {
+			return nil, err
 		}
-		if i > 0 && r.GPA < end {
-			return nil, fmt.Errorf("memory: region at %#x overlaps the one before it", r.GPA)
-		}
-		end = r.GPA + n
 	}
 	return &Map{regions: sorted}, nil
 }
 
-// Regions returns the regions in address order. The caller must not change it.
+// AddWindow adds memory that shows files: Iovec, Load and Store reach it, Slice and
+// Word do not, because a load from it can fault. It must be non-empty and not
+// overlap what is there. It is for set-up only, before others use the map.
+func (m *Map) AddWindow(r Region) error {
+	if err := r.check(slices.Concat(m.regions, m.windows)); err != nil {
+		return err
+	}
+	m.windows = append(m.windows, r)
+	m.pid = unix.Getpid()
+	return nil
+}
+
+// check holds a region against those that are there already.
+func (r Region) check(others []Region) error {
+	n := GPA(len(r.Data))
+	if n == 0 || r.GPA+n < r.GPA {
+		return fmt.Errorf("memory: region at %#x of %d bytes is empty or wraps", r.GPA, n)
+	}
+	for _, o := range others {
+		if r.GPA < o.GPA+GPA(len(o.Data)) && o.GPA < r.GPA+n {
+			return fmt.Errorf("memory: region at %#x of %d bytes overlaps the one at %#x", r.GPA, n, o.GPA)
+		}
+	}
+	return nil
+}
+
+// Regions returns the regions of RAM in address order. The caller must not change
+// it.
 func (m *Map) Regions() []Region { return m.regions }
 
 // Slice returns the n bytes of RAM at the guest address, with cap == len. The
 // range must lie in one region. The guest may change the bytes at any time:
 // copy before looking twice.
-func (m *Map) Slice(at GPA, n uint32) ([]byte, error) {
-	for i := range m.regions {
-		r := &m.regions[i]
+func (m *Map) Slice(at GPA, n uint32) ([]byte, error) { return find(m.regions, at, GPA(n)) }
+
+// find returns the n bytes at the address, which must lie in one of the regions.
+func find(in []Region, at, n GPA) ([]byte, error) {
+	for i := range in {
+		r := &in[i]
 		off := at - r.GPA
 		if at < r.GPA || off >= GPA(len(r.Data)) {
 			continue
 		}
-		if GPA(n) > GPA(len(r.Data))-off {
+		if n > GPA(len(r.Data))-off {
 			return nil, ErrAddress
 		}
-		return r.Data[off : off+GPA(n) : off+GPA(n)], nil
+		return r.Data[off : off+n : off+n], nil
 	}
 	return nil, ErrAddress
 }

@@ -6,19 +6,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Iovec appends to dst the iovec that names the n bytes at the guest address,
-// for system calls only: Go code must not look through it, because later the
-// range may also be a file mapping (the DAX window), where a load can fault.
-// It allocates only when dst lacks capacity. n == 0 appends nothing.
+// Iovec appends to dst the iovec that names the n bytes at the guest address, RAM
+// or window, for system calls only: Go code must not look through it, because a
+// load from a window can fault. The range must lie in one region or one window. It
+// allocates only when dst lacks capacity. n == 0 appends nothing.
 func (m *Map) Iovec(at GPA, n uint32, dst []unix.Iovec) ([]unix.Iovec, error) {
 	if n == 0 {
 		return dst, nil
 	}
-	b, err := m.Slice(at, n)
+	b, err := find(m.regions, at, GPA(n))
 	if err != nil {
-		return dst, err
+		if b, err = find(m.windows, at, GPA(n)); err != nil {
+			return dst, err
+		}
 	}
 	v := unix.Iovec{Base: (*byte)(unsafe.Pointer(unsafe.SliceData(b)))}
 	v.SetLen(int(n))
 	return append(dst, v), nil
 }
+
+// address is where a piece of a window is in this process.
+func address(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }

@@ -37,6 +37,9 @@ type Spec struct {
 type Mount struct {
 	Tag, Path string
 	ReadOnly  bool
+	// DAX is the value of the mount option: always, inode or never; empty: no
+	// option, which is inode.
+	DAX string
 }
 
 // IO is the host's end of the command's standard streams.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -248,8 +249,8 @@ func TestSpec(t *testing.T) {
 	for name, want := range map[string]Spec{
 		"empty": {},
 		"full": {
-			Root: &Mount{Tag: "rootfs", Path: "/", ReadOnly: true}, Overlay: true,
-			Mounts:  []Mount{{Tag: "a", Path: "/a"}, {Tag: "b", Path: "/b b", ReadOnly: true}},
+			Root: &Mount{Tag: "rootfs", Path: "/", ReadOnly: true, DAX: "never"}, Overlay: true,
+			Mounts:  []Mount{{Tag: "a", Path: "/a", DAX: "always"}, {Tag: "b", Path: "/b b", ReadOnly: true}},
 			Command: []string{"printf", "not UTF-8: \xff\xfe", ""}, Dir: "/tmp/\x80",
 			Env: []string{"A=1", "B="}, Terminal: true, Rows: 65535, Cols: 1, Hostname: "guest",
 		},
@@ -258,7 +259,7 @@ func TestSpec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, wait := run(t, want, IO{}, func(g *Guest, got Spec) {
-				if !bytes.Equal(got.encode(), want.encode()) || len(got.Command) != len(want.Command) || got.Hostname != want.Hostname {
+				if !reflect.DeepEqual(got, want) {
 					t.Errorf("got %+v, want %+v", got, want)
 				}
 				g.Exit(Result{Kind: SetupFailed, Message: "enough"})
@@ -401,7 +402,7 @@ func FuzzHost(f *testing.F) {
 }
 
 func FuzzSpec(f *testing.F) {
-	s := Spec{Root: &Mount{Tag: "r"}, Command: []string{"a", "b"}, Rows: 300}
+	s := Spec{Root: &Mount{Tag: "r"}, Mounts: []Mount{{Tag: "v", DAX: "inode"}}, Command: []string{"a", "b"}, Rows: 300}
 	f.Add(s.encode())
 	f.Fuzz(func(t *testing.T, p []byte) {
 		s, err := decodeSpec(p)

@@ -17,7 +17,7 @@ const (
 	// port, which takes at most 32 KiB.
 	maxData = 32<<10 - headerSize
 
-	version    = 1
+	version    = 2
 	window     = 256 << 10 // bytes of standard input in flight
 	maxSpec    = 4 << 20
 	maxMessage = 4 << 10

@@ -54,6 +54,7 @@ func (c *codec) mount(m *Mount) {
 	c.text(&m.Tag)
 	c.text(&m.Path)
 	c.flag(&m.ReadOnly)
+	c.text(&m.DAX)
 }
 
 // number carries an integer up to limit.

@@ -90,7 +90,7 @@ func run(stop <-chan os.Signal) error {
 	s := &session{
 		guest:   channel.NewGuest(port),
 		drivers: &drivers,
-		share:   mountShare,
+		share:   shareMounter(unix.Mount),
 		stop:    stop,
 	}
 	return s.run()

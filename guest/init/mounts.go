@@ -95,18 +95,32 @@ func bare(err error) error {
 	return err
 }
 
-// mountShare mounts a virtio-fs share.
-func mountShare(m channel.Mount, target string) error {
-	var flags uintptr
-	if m.ReadOnly {
-		flags = unix.MS_RDONLY
+// mountCall is mount(2).
+type mountCall func(source, target, kind string, flags uintptr, options string) error
+
+// shareMounter returns what mounts virtio-fs shares.
+func shareMounter(mount mountCall) func(m channel.Mount, target string) error {
+	return func(m channel.Mount, target string) error {
+		var flags uintptr
+		if m.ReadOnly {
+			flags = unix.MS_RDONLY
+		}
+		options := ""
+		if m.DAX != "" {
+			options = "dax=" + m.DAX
+		}
+		err := mount(m.Tag, target, "virtiofs", flags, options)
+		// Linux says EINVAL to DAX without a window and to a tag that it does not
+		// know. What is mounted here to tell the two apart goes with the guest.
+		windowless := errors.Is(err, unix.EINVAL) && mount(m.Tag, target, "virtiofs", flags, "") == nil
+		switch {
+		case windowless:
+			return fmt.Errorf("mount share %q with %s: the guest has no DAX window for it: give the share one (dax-window=SIZE), or the guest a kernel with CONFIG_FUSE_DAX", m.Tag, options)
+		case errors.Is(err, unix.ENODEV):
+			return fmt.Errorf("mount share %q: the kernel has no virtio-fs (CONFIG_VIRTIO_FS)", m.Tag)
+		case err != nil:
+			return fmt.Errorf("mount share %q on %s: %w", m.Tag, filepath.Clean("/"+m.Path), err)
+		}
+		return nil
 	}
-	err := unix.Mount(m.Tag, target, "virtiofs", flags, "")
-	switch {
-	case errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("mount share %q: the kernel has no virtio-fs (CONFIG_VIRTIO_FS)", m.Tag)
-	case err != nil:
-		return fmt.Errorf("mount share %q on %s: %w", m.Tag, filepath.Clean("/"+m.Path), err)
-	}
-	return nil
 }

@@ -193,6 +193,23 @@ func WriteArgs(fh, off uint64, size, flags, write uint32) []byte {
 	return append(b, U32(flags, 0)...)
 }
 
+// SetupMapping sends SETUPMAPPING as Linux does, which names no handle.
+func (c *Conn) SetupMapping(node virtiofs.NodeID, off, n, flags, at uint64) unix.Errno {
+	c.tb.Helper()
+	_, e := c.Call(fuse.SetupMapping, node, 0, MapArgs(^uint64(0), off, n, flags, at))
+	return e
+}
+
+// MapArgs is fuse_setupmapping_in.
+func MapArgs(fh, off, n, flags, at uint64) []byte { return U64(fh, off, n, flags, at) }
+
+// RemoveMapping sends REMOVEMAPPING of places and lengths, in turns.
+func (c *Conn) RemoveMapping(ones ...uint64) unix.Errno {
+	c.tb.Helper()
+	_, e := c.Call(fuse.RemoveMapping, 0, 0, U32(uint32(len(ones)/2)), U64(ones...))
+	return e
+}
+
 // Release sends RELEASE or, for a directory, RELEASEDIR.
 func (c *Conn) Release(node virtiofs.NodeID, fh uint64, dir bool) unix.Errno {
 	c.tb.Helper()

@@ -160,6 +160,40 @@ func (s *StatfsOut) Encode(b []byte) {
 	le.PutUint32(b[48:], s.FragmentSize)
 }
 
+// Flags of SETUPMAPPING (FUSE_SETUPMAPPING_FLAG_*).
+const (
+	MapWrite uint64 = 1 << 0
+	MapRead  uint64 = 1 << 1
+)
+
+// SetupMappingIn is fuse_setupmapping_in; all but the handle and the flags in
+// bytes.
+type SetupMappingIn struct {
+	FH      uint64 // Linux has none to name: all ones
+	Offset  uint64 // foffset, in the file
+	Len     uint64
+	Flags   uint64 // MapRead, MapWrite
+	MOffset uint64 // in the window
+}
+
+// Decode reads the 40 bytes.
+func (s *SetupMappingIn) Decode(b []byte) {
+	s.FH, s.Offset, s.Len = le.Uint64(b[0:]), le.Uint64(b[8:]), le.Uint64(b[16:])
+	s.Flags, s.MOffset = le.Uint64(b[24:]), le.Uint64(b[32:])
+}
+
+// RemoveMappingOne is fuse_removemapping_one, of which a count of 4 bytes and
+// then as many are in a REMOVEMAPPING, without padding. Both are bytes.
+type RemoveMappingOne struct {
+	MOffset uint64 // in the window
+	Len     uint64
+}
+
+// Decode reads the 16 bytes.
+func (r *RemoveMappingOne) Decode(b []byte) {
+	r.MOffset, r.Len = le.Uint64(b[0:]), le.Uint64(b[8:])
+}
+
 // FsyncFlags reads the flags of fuse_fsync_in: FsyncDatasync.
 func FsyncFlags(b []byte) uint32 { return le.Uint32(b[8:]) }
 

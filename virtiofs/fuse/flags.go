@@ -33,11 +33,13 @@ const (
 	CacheSymlinks     uint64 = 1 << 23
 	NoOpendirSupport  uint64 = 1 << 24
 	ExplicitInvalData uint64 = 1 << 25
+	MapAlignment      uint64 = 1 << 26
 	Submounts         uint64 = 1 << 27
 	HandleKillprivV2  uint64 = 1 << 28
 	SetxattrExt       uint64 = 1 << 29
 	InitExt           uint64 = 1 << 30
 	SecurityCtx       uint64 = 1 << 32
+	HasInodeDAX       uint64 = 1 << 33
 	CreateSuppGroup   uint64 = 1 << 34
 	DirectIOAllowMmap uint64 = 1 << 36
 )
@@ -54,6 +56,7 @@ const (
 // Flags of single requests.
 const (
 	AttrSubmount     uint32 = 1 << 0 // attr.flags: the directory is the root of another file system
+	AttrDAX          uint32 = 1 << 1 // attr.flags: the file is to be used through the DAX window
 	OpenKillSuidgid  uint32 = 1 << 0 // open_in.open_flags, create_in.open_flags
 	WriteCache       uint32 = 1 << 0 // write_in.write_flags: delayed, from the guest's page cache
 	WriteKillSuidgid uint32 = 1 << 2 // write_in.write_flags

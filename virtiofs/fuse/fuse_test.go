@@ -54,6 +54,10 @@ func TestDecodeOffsets(t *testing.T) {
 	cfr.Decode(b)
 	var stx StatxIn
 	stx.Decode(b)
+	var setup SetupMappingIn
+	setup.Decode(b)
+	var remove RemoveMappingOne
+	remove.Decode(b)
 	for _, c := range []struct {
 		name   string
 		got    uint64
@@ -89,6 +93,10 @@ func TestDecodeOffsets(t *testing.T) {
 		{"copy_file_range_in.flags", cfr.CopyFlags, 48, 8},
 		{"statx_in.getattr_flags", uint64(stx.GetattrFlags), 0, 4}, {"statx_in.fh", stx.FH, 8, 8},
 		{"statx_in.sx_flags", uint64(stx.Flags), 16, 4}, {"statx_in.sx_mask", uint64(stx.Mask), 20, 4},
+		{"setupmapping_in.fh", setup.FH, 0, 8}, {"setupmapping_in.foffset", setup.Offset, 8, 8},
+		{"setupmapping_in.len", setup.Len, 16, 8}, {"setupmapping_in.flags", setup.Flags, 24, 8},
+		{"setupmapping_in.moffset", setup.MOffset, 32, 8},
+		{"removemapping_one.moffset", remove.MOffset, 0, 8}, {"removemapping_one.len", remove.Len, 8, 8},
 		{"fsync_in.fsync_flags", uint64(FsyncFlags(b)), 8, 4},
 	} {
 		if want := word(c.off, c.n); c.got != want {
@@ -115,7 +123,7 @@ func TestEncodeOffsets(t *testing.T) {
 	}
 	out := OutHeader{Len: 1, Error: -2, Unique: 3}
 	initOut := InitOut{Major: 1, Minor: 2, MaxReadahead: 3, Flags: 4 | 5<<32, MaxBackground: 6, Congestion: 7,
-		MaxWrite: 8, TimeGran: 9, MaxPages: 10}
+		MaxWrite: 8, TimeGran: 9, MaxPages: 10, MapAlignment: 11}
 	entry := EntryOut{NodeID: 21, Generation: 22, EntryValid: Timeout{23, 24}, AttrValid: Timeout{25, 26}}
 	statfs := StatfsOut{Blocks: 1, BlocksFree: 2, BlocksAvailable: 3, Files: 4, FilesFree: 5, BlockSize: 6, NameLength: 7, FragmentSize: 8}
 	stx := unix.Statx_t{Mask: 1, Blksize: 2, Attributes: 3, Nlink: 4, Uid: 5, Gid: 6, Mode: 7, Ino: 8, Size: 9, Blocks: 10,
@@ -130,7 +138,7 @@ func TestEncodeOffsets(t *testing.T) {
 	}{
 		{"out_header", 16, out.Encode, []at{{0, 4, 1}, {4, 4, 0xfffffffe}, {8, 8, 3}}},
 		{"init_out", 64, initOut.Encode, []at{{0, 4, 1}, {4, 4, 2}, {8, 4, 3}, {12, 4, 4}, {16, 2, 6}, {18, 2, 7},
-			{20, 4, 8}, {24, 4, 9}, {28, 2, 10}, {32, 4, 5}}},
+			{20, 4, 8}, {24, 4, 9}, {28, 2, 10}, {30, 2, 11}, {32, 4, 5}}},
 		{"attr", 88, attr.Encode, attrAt(0)},
 		{"attr_out", 104, func(b []byte) { EncodeAttrOut(b, Timeout{17, 18}, &attr) },
 			append([]at{{0, 8, 17}, {8, 4, 18}}, attrAt(16)...)},

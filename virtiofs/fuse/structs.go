@@ -24,6 +24,7 @@ const (
 	StatxSize       = 256
 	SetxattrExtSize = 16
 	ForgetOneSize   = 16
+	RemoveOneSize   = 16
 	ExtHeaderSize   = 8
 )
 
@@ -82,6 +83,7 @@ type InitOut struct {
 	MaxWrite      uint32 // bytes
 	TimeGran      uint32 // ns
 	MaxPages      uint16 // pages of 4096 bytes in one request
+	MapAlignment  uint16 // of mappings, as a power of two; counts with the flag MapAlignment
 }
 
 // Encode writes the structure.
@@ -96,6 +98,7 @@ func (o *InitOut) Encode(b []byte) {
 	le.PutUint32(b[20:], o.MaxWrite)
 	le.PutUint32(b[24:], o.TimeGran)
 	le.PutUint16(b[28:], o.MaxPages)
+	le.PutUint16(b[30:], o.MapAlignment)
 	le.PutUint32(b[32:], uint32(o.Flags>>32))
 }
 
@@ -107,7 +110,7 @@ type Attr struct {
 	AtimeNsec, MtimeNsec, CtimeNsec uint32
 	Mode, Nlink, UID, GID, Rdev     uint32
 	Blksize                         uint32
-	Flags                           uint32 // AttrSubmount
+	Flags                           uint32 // AttrSubmount, AttrDAX
 }
 
 // Encode writes the 88 bytes.

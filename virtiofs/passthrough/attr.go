@@ -13,7 +13,7 @@ func encodeDev(major, minor uint32) uint32 {
 }
 
 // fillEntry makes the entry of everything that finds or makes a node.
-func (f *FS) fillEntry(e *virtiofs.Entry, id virtiofs.NodeID, submount bool, st *unix.Statx_t) {
+func (f *FS) fillEntry(e *virtiofs.Entry, m *mount, id virtiofs.NodeID, submount bool, st *unix.Statx_t) {
 	e.Node, e.Generation = id, 0
 	e.Attr = fuse.Attr{
 		Ino: st.Ino, Size: st.Size, Blocks: st.Blocks,
@@ -25,6 +25,9 @@ func (f *FS) fillEntry(e *virtiofs.Entry, id virtiofs.NodeID, submount bool, st 
 	}
 	if submount {
 		e.Attr.Flags = fuse.AttrSubmount
+	}
+	if f.window != nil && typeOf(st) == unix.S_IFREG && f.maps(m, id) {
+		e.Attr.Flags |= fuse.AttrDAX
 	}
 }
 
@@ -58,6 +61,9 @@ func (f *FS) attr(n *inode, a *fuse.Attr) unix.Errno {
 	}
 	if n.graft {
 		disguise(a)
+	}
+	if f.window != nil && st.Mode&unix.S_IFMT == unix.S_IFREG && f.maps(n.key.mount, n.id) {
+		a.Flags |= fuse.AttrDAX
 	}
 	return 0
 }
@@ -218,6 +224,12 @@ func (f *FS) killSuidgid(fd int) unix.Errno {
 	if !f.ids.root() {
 		return 0
 	}
+	return dropSuidgid(fd)
+}
+
+// dropSuidgid takes the set-user-id bit, and the set-group-id bit where it is not
+// that of a mandatory lock.
+func dropSuidgid(fd int) unix.Errno {
 	var st unix.Stat_t
 	if e := fstat(fd, &st); e != 0 {
 		return e

@@ -34,10 +34,16 @@ type Budget struct {
 	files atomic.Int64 // of used: files and directories the guests have opened
 	kept  atomic.Int64 // of used: those of nodes that cannot be opened again, and of mounts
 	idle  atomic.Int64 // of used: len(clock)
+	// cached, of files, is those in caches.
+	cached atomic.Int64
 
 	mu    sync.Mutex
 	clock []tick // see lru.go
 	hand  int
+
+	// caches hold files that the guests have not opened themselves, which are closed
+	// when anything else needs the room.
+	caches []*implicit
 }
 
 // NewBudget raises RLIMIT_NOFILE as far as the process may (root: to
@@ -88,7 +94,7 @@ func (b *Budget) share() int64 { return max(b.limit/8, 1) }
 func (b *Budget) charge() bool {
 	for {
 		n := b.used.Load()
-		if n >= b.limit && b.evict() {
+		if n >= b.limit && (b.evict() || b.shed()) {
 			continue
 		}
 		if n >= b.limit+spare {
@@ -110,7 +116,14 @@ func (b *Budget) reserve(kind *atomic.Int64) bool {
 }
 
 // take charges for a file that the guest opens; give and close give that back.
-func (b *Budget) take() bool { return b.reserve(&b.files) }
+func (b *Budget) take() bool {
+	for !b.reserve(&b.files) {
+		if !b.shed() {
+			return false
+		}
+	}
+	return true
+}
 
 func (b *Budget) give() {
 	b.files.Add(-1)
@@ -123,9 +136,34 @@ func (b *Budget) close(fd int) {
 	b.give()
 }
 
+// unpin ends a use of an open file, which is closed after the last one.
+func (b *Budget) unpin(h *handle) {
+	if h.refs.Add(-1) == 0 {
+		b.close(h.fd)
+	}
+}
+
+// shed closes one of the cached files, of whichever share; false when there is
+// none.
+func (b *Budget) shed() bool {
+	if b.cached.Load() == 0 {
+		return false
+	}
+	b.mu.Lock()
+	list := b.caches
+	b.mu.Unlock()
+	for _, c := range list {
+		if c.shed(0) {
+			return true
+		}
+	}
+	return false
+}
+
 // lacks says that fewer than n descriptors can be had.
 func (b *Budget) lacks(n int64) bool {
-	return b.used.Load()-b.idle.Load()+n > b.limit || b.files.Load()+n-1 > b.limit-b.share()
+	cached := b.cached.Load()
+	return b.used.Load()-b.idle.Load()-cached+n > b.limit || b.files.Load()-cached+n-1 > b.limit-b.share()
 }
 
 // takeNode charges for the descriptor of a node; giveNode and closeNode give it

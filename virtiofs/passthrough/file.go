@@ -32,6 +32,14 @@ func (f *FS) Read(file virtiofs.File, to []unix.Iovec, off int64, mayBlock bool)
 		return 0, e
 	}
 	defer f.handles.unpin(h)
+	n, e := h.read(to, off, mayBlock)
+	if e == unix.EFAULT && f.mend(to, true) {
+		return h.read(to, off, mayBlock)
+	}
+	return n, e
+}
+
+func (h *handle) read(to []unix.Iovec, off int64, mayBlock bool) (int, unix.Errno) {
 	if mayBlock {
 		return preadv2(h.fd, to, off, 0)
 	}
@@ -66,7 +74,11 @@ func (f *FS) Write(file virtiofs.File, from []unix.Iovec, off int64, w virtiofs.
 	if e := f.prepareWrite(h, w.KillSuidgid); e != 0 {
 		return 0, e
 	}
-	return pwritev2(h.fd, from, off, writeFlags(w))
+	n, e := pwritev2(h.fd, from, off, writeFlags(w))
+	if e == unix.EFAULT && f.mend(from, false) {
+		return pwritev2(h.fd, from, off, writeFlags(w))
+	}
+	return n, e
 }
 
 // writeFlags is the flags of pwritev2(2). O_SYNC holds the bit of O_DSYNC.
@@ -104,7 +116,13 @@ func (f *FS) sync(file virtiofs.File, dir, dataOnly bool) unix.Errno {
 		return e
 	}
 	defer f.handles.unpin(h)
-	return fsync(h.fd, dataOnly)
+	if e := fsync(h.fd, dataOnly); e != 0 || f.window == nil {
+		return e
+	}
+	if f.window.Lost(uint64(file.Node)) {
+		return unix.EIO
+	}
+	return 0
 }
 
 // Fallocate implements virtiofs.Files.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs"
+	"tenon/virtiofs/dax"
 	"tenon/virtiofs/idmap"
 	"tenon/virtiofs/xattrmap"
 )
@@ -44,6 +45,9 @@ type Options struct {
 	IDs       *idmap.Maps   // nil: user and group ids are the same on both sides
 	Xattrs    *xattrmap.Map // nil: names of extended attributes are the same on both sides
 	ACL       bool          // POSIX ACLs are shown and kept; otherwise EOPNOTSUPP
+	// Window is the DAX window in which the guest maps files, nil for none. After a
+	// successful New it belongs to the share, and Close closes it.
+	Window *dax.Window
 	// Busy is a file that this process maps into guest RAM, nil for none: no
 	// guest may write to it or truncate it (ETXTBSY, as for a running program).
 	Busy *os.File
@@ -82,6 +86,8 @@ type FS struct {
 	inodes   inodes
 	handles  handles
 	implicit implicit
+	window   *dax.Window // nil: none
+	mapped   implicit    // the files that mappings were made of lately
 	closed   closed
 	locks    locks
 	grafts   []graft
@@ -111,6 +117,11 @@ func New(dir string, o Options) (*FS, error) {
 		_ = f.Close()
 		return nil, err
 	}
+	if o.Window != nil {
+		f.window = o.Window
+		f.window.Attach(f)
+		f.mapped.init(f.budget)
+	}
 	return f, nil
 }
 
@@ -122,6 +133,7 @@ func (f *FS) open(dir string) error {
 	root := &inode{path: fd, typ: unix.S_IFDIR}
 	f.inodes.init(f.budget, root, f.leave)
 	f.handles.init(f.budget)
+	f.implicit.init(f.budget)
 	if name, yes := ofKernel(fd); yes {
 		return fmt.Errorf("sharing directory %q: it is on a %s file system, which opens the host's kernel to the guest (name another)", dir, name)
 	}
@@ -175,10 +187,14 @@ func (f *FS) ReadOnly() bool { return f.options.ReadOnly }
 // Reset implements virtiofs.Volume.
 func (f *FS) Reset() {
 	f.handles.reset()
-	f.resetImplicit()
+	f.implicit.reset()
 	f.closed.reset()
 	f.resetLocks()
 	f.inodes.reset()
+	if f.window != nil {
+		f.mapped.reset()
+		f.window.Reset()
+	}
 }
 
 // Close drops everything, the root included. No call may be under way or follow.
@@ -193,13 +209,18 @@ func (f *FS) Close() error {
 		}
 	}
 	f.inodes.permanent = nil
+	f.implicit.end()
+	f.mapped.end()
 	for _, fd := range []*int{&f.proc, &f.empty} {
 		if *fd >= 0 {
 			closeFD(*fd)
 			*fd = -1
 		}
 	}
-	return nil
+	if f.window == nil {
+		return nil
+	}
+	return f.window.Close()
 }
 
 // Statfs implements virtiofs.Volume.

@@ -16,6 +16,7 @@ type handle struct {
 	dir  bool
 
 	writable bool
+	passing  bool // in no table: the budget had nothing left for it
 
 	seen stamp // the file as it was opened, zero if nobody asked
 
@@ -82,11 +83,7 @@ func (t *handles) pin(f virtiofs.File, dir bool) (*handle, unix.Errno) {
 // writes says whether a file opened with the flags can be written to.
 func writes(flags int) bool { return flags&unix.O_ACCMODE != unix.O_RDONLY }
 
-func (t *handles) unpin(h *handle) {
-	if h.refs.Add(-1) == 0 {
-		t.budget.close(h.fd)
-	}
-}
+func (t *handles) unpin(h *handle) { t.budget.unpin(h) }
 
 // drop takes the handle out of the table.
 func (t *handles) drop(f virtiofs.File, dir bool) unix.Errno {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenon/virtiofs"
+	"tenon/virtiofs/dax"
 	"tenon/virtiofs/fuse"
 )
 
@@ -82,7 +84,7 @@ func (h *hostile) step() {
 	o := virtiofs.OpenFlags{Flags: uint32(h.r.IntN(3)), Compare: h.r.IntN(2) == 0}
 	var e virtiofs.Entry
 	var a fuse.Attr
-	switch h.r.IntN(22) {
+	switch h.r.IntN(24) {
 	case 0, 1, 2:
 		err := f.Lookup(id, h.name(), &e)
 		h.learn(e.Node, err)
@@ -137,6 +139,14 @@ func (h *hostile) step() {
 	case 21:
 		h.probe(h.file())
 		h.inProc(id)
+	case 22:
+		at := h.r.Uint64N(windowSize/dax.PageSize-4) * dax.PageSize
+		_ = f.Map(id, virtiofs.Mapping{At: at, Len: (1 + h.r.Uint64N(4)) * dax.PageSize, Write: h.r.IntN(2) == 0, KillSuidgid: h.r.IntN(2) == 0})
+		_ = f.Unmap(at, dax.PageSize)
+	case 23:
+		if fd, err := f.Reopen(uint64(id), h.r.IntN(2) == 0); err == 0 {
+			closeFD(fd)
+		}
 	}
 }
 
@@ -153,6 +163,9 @@ func (h *hostile) probe(file virtiofs.File) {
 		h.t.Errorf("a handle's descriptor has mode %o, %v", st.Mode, e)
 	}
 }
+
+// outside is a directory beside the share.
+func outside(dir string) string { return dir + "-outside" }
 
 // meddle is the host that changes the tree at the same time.
 func meddle(dir string, r *rand.Rand) {
@@ -176,7 +189,8 @@ func meddle(dir string, r *rand.Rand) {
 			closeFD(fd)
 		}
 	case 4:
-		_ = os.Symlink("/etc", path())
+		// Out of the share: this function itself goes there too, so not to the host's own.
+		_ = os.Symlink(outside(dir), path())
 	case 5:
 		_ = unix.Renameat2(unix.AT_FDCWD, path(), unix.AT_FDCWD, path(), unix.RENAME_EXCHANGE)
 	}
@@ -185,9 +199,24 @@ func meddle(dir string, r *rand.Rand) {
 // remount is the host that mounts and unmounts in the share, /proc among others.
 func remount(dir string, r *rand.Rand) {
 	at := filepath.Join(dir, fmt.Sprint("n", r.IntN(3)))
-	_ = unix.Unmount(at, unix.MNT_DETACH*r.IntN(2))
-	_ = unix.Mount("none", at, []string{"tmpfs", "ramfs", "proc"}[r.IntN(3)], 0, "")
+	_ = unix.Unmount(at, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH*r.IntN(2))
+	// Not by name: by now it may be a link to somewhere else.
+	if fd, err := unix.Open(at, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
+		_ = unix.Mount("none", fmt.Sprint("/proc/self/fd/", fd), []string{"tmpfs", "ramfs", "proc"}[r.IntN(3)], 0, "")
+		closeFD(fd)
+	}
 	time.Sleep(200 * time.Microsecond)
+}
+
+// unmountBelow takes away what remount has left, wherever that was moved to.
+func unmountBelow(t *testing.T, dir string) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	check(t, err)
+	for line := range strings.Lines(string(b)) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, dir+"/") { // mount point (proc(5))
+			_ = unix.Unmount(at, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		}
+	}
 }
 
 // inProc says whether the node is on the host's /proc.
@@ -209,8 +238,15 @@ func TestHostileStorm(t *testing.T) {
 	}
 	eachMode(t, func(t *testing.T, o Options) {
 		dir := t.TempDir()
+		check(t, os.Mkdir(outside(dir), 0o755))
 		before := descriptors(t)
-		f := shareDir(t, dir, 96, o)
+		f := shareDir(t, dir, 96, windowOptions(t, o))
+		check(t, os.WriteFile(filepath.Join(dir, "n0"), nil, 0o644))
+		id, _ := lookup(t, f, fuse.RootID, "n0")
+		if e := mapFirst(f, id, false); e != 0 { // from now on the window has its descriptors
+			t.Fatal(e)
+		}
+		f.Reset()
 		held := descriptors(t) - before
 		known := &shelf{}
 		until := time.Now().Add(long)
@@ -231,12 +267,7 @@ func TestHostileStorm(t *testing.T) {
 		}
 		run(100, func(r *rand.Rand) { meddle(dir, r); time.Sleep(20 * time.Microsecond) })
 		if unix.Geteuid() == 0 {
-			defer func() {
-				for i := range 3 {
-					for unix.Unmount(filepath.Join(dir, fmt.Sprint("n", i)), unix.MNT_DETACH) == nil {
-					}
-				}
-			}()
+			defer unmountBelow(t, filepath.Dir(dir))
 			run(102, func(r *rand.Rand) { remount(dir, r) })
 		}
 		run(101, func(r *rand.Rand) {

@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -8,10 +9,32 @@ import (
 	"tenon/virtiofs"
 )
 
-// implicit is the files and directories that a guest uses without having opened
-// them (handle 0, Options.Immutable): one open file for each node, opened when it
-// is needed and closed when the node is forgotten or others need the room.
-type implicit struct{ shard [shards]implicitShard }
+// implicit is files and directories that a guest uses without having opened
+// them: one open file for each node, opened when it is needed and closed when the
+// node is forgotten or others need the room. There is one such table for what is
+// read by handle 0 (Options.Immutable) and one for what is mapped.
+type implicit struct {
+	budget *Budget
+	shard  [shards]implicitShard
+}
+
+// init makes the table one of the budget's caches; end takes it out again.
+func (t *implicit) init(b *Budget) {
+	t.budget = b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.caches = append(b.caches, t)
+}
+
+func (t *implicit) end() {
+	if t.budget == nil {
+		return
+	}
+	b := t.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.caches = slices.DeleteFunc(slices.Clone(b.caches), func(c *implicit) bool { return c == t })
+}
 
 // implicitWays is how many files one shard keeps open.
 const implicitWays = 16
@@ -48,20 +71,15 @@ func (f *FS) opened(file virtiofs.File, dir bool) (*handle, unix.Errno) {
 	return h, 0
 }
 
-// openImplicit opens the node for reading. Where the budget is used up another
-// implicit file makes room.
+// openImplicit opens the node for reading.
 func (f *FS) openImplicit(id virtiofs.NodeID) (*handle, unix.Errno) {
 	n, e := f.pin(id)
 	if e != 0 {
 		return nil, e
 	}
 	defer f.unpin(n)
-	for !f.budget.take() {
-		old := f.implicit.evict(id)
-		if old == nil {
-			return nil, unix.ENFILE
-		}
-		f.handles.unpin(old)
+	if !f.budget.take() {
+		return nil, unix.ENFILE
 	}
 	fd, e := f.reopen(n, unix.O_RDONLY)
 	if e != 0 {
@@ -105,19 +123,25 @@ func (s *implicitShard) find(id virtiofs.NodeID) *implicitSlot {
 }
 
 // add takes a file into the table, unless another has opened the same node
-// meanwhile: then that one is pinned instead. old, unless it is nil, has left the
-// table and is the caller's to unpin.
+// meanwhile: then that one is pinned instead, but one that can be written takes
+// the place of one that cannot. old, unless it is nil, has left the table and is
+// the caller's to unpin.
 func (t *implicit) add(h *handle) (winner, old *handle) {
 	s := t.of(h.node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if x := s.find(h.node); x != nil {
+	x := s.find(h.node)
+	if x != nil && (x.h.writable || !h.writable) {
 		x.h.refs.Add(1)
 		h.refs.Store(1)
 		return x.h, h
 	}
-	x := s.least(true)
-	old = x.h
+	if x == nil {
+		x = s.least(true)
+	}
+	if old = x.h; old == nil {
+		t.budget.cached.Add(1)
+	}
 	s.tick++
 	*x = implicitSlot{node: h.node, h: h, used: s.tick}
 	return h, old
@@ -155,6 +179,7 @@ func (t *implicit) evict(id virtiofs.NodeID) *handle {
 		h := s.take(s.least(false))
 		s.mu.Unlock()
 		if h != nil {
+			t.budget.cached.Add(-1)
 			return h
 		}
 	}
@@ -166,19 +191,33 @@ func (t *implicit) drop(id virtiofs.NodeID) *handle {
 	s := t.of(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.take(s.find(id))
+	h := s.take(s.find(id))
+	if h != nil {
+		t.budget.cached.Add(-1)
+	}
+	return h
 }
 
-// closeImplicit closes the node's file; it is opened again should it be needed.
-func (f *FS) closeImplicit(id virtiofs.NodeID) {
-	if h := f.implicit.drop(id); h != nil {
-		f.handles.unpin(h)
+// close closes the node's file; it is opened again should it be needed.
+func (t *implicit) close(id virtiofs.NodeID) {
+	if h := t.drop(id); h != nil {
+		t.budget.unpin(h)
 	}
 }
 
-// resetImplicit closes every file that the guest has not opened itself.
-func (f *FS) resetImplicit() {
-	for h := f.implicit.evict(0); h != nil; h = f.implicit.evict(0) {
-		f.handles.unpin(h)
+// reset closes every file.
+func (t *implicit) reset() {
+	for t.shed(0) {
 	}
+}
+
+// shed closes a file, from the node's own shard if it has any; false when none is
+// open.
+func (t *implicit) shed(id virtiofs.NodeID) bool {
+	h := t.evict(id)
+	if h == nil {
+		return false
+	}
+	t.budget.unpin(h)
+	return true
 }

@@ -97,7 +97,7 @@ func TestImplicitOpenedTwice(t *testing.T) {
 	if n := f.budget.files.Load(); n != 1 {
 		t.Errorf("%d files are open, want 1", n)
 	}
-	f.closeImplicit(id)
+	f.implicit.close(id)
 	if n := f.budget.files.Load(); n != 0 {
 		t.Errorf("%d files are open after FORGET", n)
 	}

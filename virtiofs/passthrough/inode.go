@@ -57,6 +57,7 @@ type inode struct {
 	kept     bool // never closed before it is forgotten: nothing could open it again
 	lost     bool // could not be opened by its parent and name
 	dead     bool // forgotten, and still used by a call
+	stored   bool // was mapped for writing: its times do not tell all changes
 }
 
 // fd is the descriptor that names the inode. The caller has pinned it.

@@ -20,9 +20,10 @@ type mount struct {
 	// dir is open for reading, as open_by_handle_at(2) wants a descriptor of the
 	// mount to be; -1: inodes here are not opened by handle.
 	dir     int
-	lame    atomic.Bool // the process may not open handles any more
-	charged bool        // dir is on the budget
-	births  bool        // the time of birth is kept and never changes
+	lame    atomic.Bool  // the process may not open handles any more
+	charged bool         // dir is on the budget
+	births  bool         // the time of birth is kept and never changes
+	maps    atomic.Int32 // whether files can be mapped: mapsYes, mapsNo; 0: not asked yet
 
 	users atomic.Int64 // nodes on it, and calls that are about to make one
 }

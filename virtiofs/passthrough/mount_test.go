@@ -291,16 +291,18 @@ func TestUnprivileged(t *testing.T) {
 		unprivilegedModes(t)
 		return
 	}
+	// By descriptor: others may not go where this binary is, and a copy might lie on a
+	// file system from which nothing can be run.
+	exe, err := os.Open("/proc/self/exe")
+	check(t, err)
+	defer exe.Close()
 	dir := t.TempDir()
 	check(t, os.Chmod(filepath.Dir(dir), 0o755))
-	bin := filepath.Join(dir, "test")
-	b, err := os.ReadFile("/proc/self/exe")
-	check(t, err)
-	check(t, os.WriteFile(bin, b, 0o755))
 	tmp := filepath.Join(dir, "tmp")
 	check(t, os.Mkdir(tmp, 0o755))
 	check(t, os.Chown(tmp, 65534, 65534))
-	cmd := exec.Command(bin, "-test.run="+unprivileged, "-test.v")
+	cmd := exec.Command("/proc/self/fd/3", "-test.run="+unprivileged, "-test.v")
+	cmd.ExtraFiles = []*os.File{exe}
 	cmd.Dir = tmp
 	cmd.Env = []string{"TMPDIR=" + tmp}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

@@ -39,6 +39,9 @@ func (f *FS) openNode(n *inode, o virtiofs.OpenFlags) (h virtiofs.Handle, unchan
 		return 0, false, e
 	}
 	open := &handle{fd: fd, node: n.id, writable: writes(int(o.Flags))}
+	if open.writable && f.window != nil {
+		f.window.Rearm(uint64(n.id))
+	}
 	if o.Compare {
 		open.seen, unchanged = f.opening(n.id, fd)
 	}

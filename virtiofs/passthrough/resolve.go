@@ -77,14 +77,17 @@ func (f *FS) Parent(id virtiofs.NodeID, e *virtiofs.Entry) unix.Errno {
 	if !ok || x.doubt {
 		return unix.ESTALE
 	}
-	f.fillEntry(e, x.id, x.submount, &st)
+	f.fillEntry(e, m, x.id, x.submount, &st)
 	return 0
 }
 
 // Forget implements virtiofs.Nodes.
 func (f *FS) Forget(id virtiofs.NodeID, count uint64) {
 	if f.options.Immutable {
-		f.closeImplicit(id)
+		f.implicit.close(id)
+	}
+	if f.window != nil {
+		f.mapped.close(id)
 	}
 	f.inodes.forget(id, count)
 }
@@ -127,7 +130,7 @@ func (f *FS) look(p *inode, name *byte, flags int, e *virtiofs.Entry) unix.Errno
 		if x.lost {
 			f.inodes.place(x.id, p.id, seen, name)
 		}
-		f.fillEntry(e, x.id, x.submount, &st)
+		f.fillEntry(e, m, x.id, x.submount, &st)
 		return 0
 	}
 	return f.introduce(p, name, seen, &newcomer{key: k, typ: typ}, &st, e)
@@ -180,7 +183,7 @@ func (f *FS) nameOnly(p *inode, name *byte, n *newcomer) bool {
 func (f *FS) insert(n *newcomer, st *unix.Statx_t, e *virtiofs.Entry) unix.Errno {
 	id, submount, err := f.inodes.insert(n)
 	if err == 0 {
-		f.fillEntry(e, id, submount, st)
+		f.fillEntry(e, n.key.mount, id, submount, st)
 	}
 	return err
 }

@@ -55,6 +55,21 @@ func fsync(fd int, dataOnly bool) unix.Errno {
 	return call1(unix.SYS_FSYNC, fd)
 }
 
+// duplicate is another descriptor of the same open file.
+func duplicate(fd int) (int, unix.Errno) {
+	n, _, e := unix.Syscall(unix.SYS_FCNTL, uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	return int(n), e
+}
+
+// accessMode is how the descriptor was opened: O_RDONLY, O_WRONLY or O_RDWR.
+func accessMode(fd int) int {
+	flags, _, e := unix.Syscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
+	if e != 0 {
+		return unix.O_WRONLY
+	}
+	return int(flags) & unix.O_ACCMODE
+}
+
 // closeFD closes a descriptor; whatever close(2) answers, it is closed, and the
 // call is never made twice: the number may be another's by then.
 func closeFD(fd int) { _, _, _ = unix.Syscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }

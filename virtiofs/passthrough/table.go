@@ -418,6 +418,25 @@ func (t *inodes) reject(x *newcomer) {
 // full says that no more inodes can be told to the guest.
 func (t *inodes) full() bool { return t.nodes.Load() >= t.limit }
 
+// store notes that the guest can change the node's file without a request.
+func (t *inodes) store(id virtiofs.NodeID) {
+	s := &t.shard[id%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.get(id); n != nil {
+		n.stored = true
+	}
+}
+
+// stored says whether that was ever so.
+func (t *inodes) stored(id virtiofs.NodeID) bool {
+	s := &t.shard[id%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.get(id)
+	return n != nil && n.stored
+}
+
 // count counts one more lookup of the node.
 func (t *inodes) count(id virtiofs.NodeID) {
 	if id < shards {

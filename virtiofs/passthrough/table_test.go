@@ -50,9 +50,9 @@ func shareDir(t *testing.T, dir string, limit int64, o Options) *FS {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if b := f.budget; b.used.Load() != 0 || b.files.Load() != 0 || b.kept.Load() != 0 || b.idle.Load() != 0 || len(b.clock) != 0 {
-			t.Errorf("left: %d descriptors, %d files, %d kept, %d idle, %d in the clock",
-				b.used.Load(), b.files.Load(), b.kept.Load(), b.idle.Load(), len(b.clock))
+		if b := f.budget; b.used.Load() != 0 || b.files.Load() != 0 || b.kept.Load() != 0 || b.idle.Load() != 0 || len(b.clock) != 0 || b.cached.Load() != 0 || len(b.caches) != 0 {
+			t.Errorf("left: %d descriptors, %d files, %d kept, %d idle, %d in the clock, %d cached in %d caches",
+				b.used.Load(), b.files.Load(), b.kept.Load(), b.idle.Load(), len(b.clock), b.cached.Load(), len(b.caches))
 		}
 	})
 	return f

@@ -113,13 +113,14 @@ func (f *FS) opening(id virtiofs.NodeID, fd int) (seen stamp, unchanged bool) {
 //
 // What was written through the handle counts as a change: the guest drops its
 // pages by itself when it sees the new modification time. But under a writeback
-// cache it does not, as it goes by its own times, and nobody else may write.
+// cache it does not, as it goes by its own times, and nobody else may write. What
+// was ever mapped for writing is not remembered at all: see settled.
 func (f *FS) closing(h *handle) {
 	if !f.closed.wanted.Load() {
 		return
 	}
 	var s stamp
-	if h.seen != s || f.options.Writeback {
+	if (h.seen != s || f.options.Writeback) && !f.inodes.stored(h.node) {
 		s = stampOf(h.fd)
 	}
 	if s != h.seen && !f.options.Writeback {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"tenon/virtiofs/dax"
 	"tenon/vmm/config"
 	"tenon/vmm/machine"
 )
@@ -23,6 +24,7 @@ type fake struct {
 
 	signals chan int
 	sizes   chan [2]uint16
+	figures chan struct{}
 	closed  bool
 }
 
@@ -30,7 +32,11 @@ func (f *fake) Run(ctx context.Context) (machine.Outcome, error) { return f.life
 func (f *fake) Signal(sig int)                                   { f.signals <- sig }
 func (f *fake) Resize(rows, cols uint16)                         { f.sizes <- [2]uint16{rows, cols} }
 func (f *fake) Report() machine.Report                           { return machine.Report{Release: "6.12.0-fake"} }
-func (f *fake) Close() error                                     { f.closed = true; return nil }
+func (f *fake) Figures() machine.Figures {
+	f.figures <- struct{}{}
+	return machine.Figures{DAX: map[string]dax.Stats{"tag": {Setups: 7}}}
+}
+func (f *fake) Close() error { f.closed = true; return nil }
 
 // ends is a machine that ends with o at once.
 func ends(o machine.Outcome) *fake {
@@ -66,7 +72,7 @@ func newBench(t *testing.T, f *fake) *bench {
 		newMachine: func(c config.Machine, o machine.Options) (runner, error) {
 			b.built++
 			f.config, f.opts = c, o
-			f.signals, f.sizes = make(chan int, 8), make(chan [2]uint16, 8)
+			f.signals, f.sizes, f.figures = make(chan int, 8), make(chan [2]uint16, 8), make(chan struct{}, 8)
 			return f, nil
 		},
 		probe:   func() machine.Capabilities { return machine.Capabilities{Reason: "no KVM in tests"} },

@@ -38,7 +38,8 @@ gets a terminal too, and every key goes to the guest but these:
   Ctrl-A C       show these keys
   Ctrl-A Ctrl-A  send a Ctrl-A
 SIGINT, SIGTERM, SIGQUIT and SIGHUP go to COMMAND, which has 5 seconds to end; a second
-one ends the guest at once.
+one ends the guest at once. SIGUSR1 writes a line of JSON to standard error: what each
+share's DAX window shows and has done, and with --report how many requests it answered.
 
 COMMAND starts in the working directory where the guest has it, else in /. It gets TERM,
 COLORTERM, LANG, LC_* and TZ, and with the host's / as root also HOME, USER, LOGNAME,

@@ -19,6 +19,7 @@ type runner interface {
 	Signal(sig int)
 	Resize(rows, cols uint16)
 	Report() machine.Report
+	Figures() machine.Figures
 	Close() error
 }
 
@@ -117,7 +118,7 @@ func (s *session) run() (int, error) {
 	defer end.stop()
 	keys.quit = func() { end.ask(hangUp) }
 	keys.help = func() { fmt.Fprintf(s.stderr, "\r\ntenon: %s\r\n", escapeHelp) }
-	outcome, err := drive(ctx, m, term, keys, end)
+	outcome, err := drive(ctx, m, term, keys, end, func() { s.tellFigures(m, term) })
 	if err != nil {
 		return 0, err
 	}
@@ -126,8 +127,8 @@ func (s *session) run() (int, error) {
 
 // drive runs the machine with the terminal in raw mode, if there is one, and with the
 // process's signals. Both are as before when it returns or panics.
-func drive(ctx context.Context, m runner, term *terminal, keys *escapes, end *ending) (machine.Outcome, error) {
-	defer watchSignals(m, term, end)() // until the terminal is restored
+func drive(ctx context.Context, m runner, term *terminal, keys *escapes, end *ending, figures func()) (machine.Outcome, error) {
+	defer watchSignals(m, term, end, figures)() // until the terminal is restored
 	if term != nil {
 		if err := term.raw(); err != nil {
 			return machine.Outcome{}, fmt.Errorf("terminal: raw mode: %w: start tenon with standard input from a file or pipe", err)
@@ -157,6 +158,18 @@ func (s *session) writeReport(m runner) error {
 		return fmt.Errorf("--report: %w", err)
 	}
 	return nil
+}
+
+// tellFigures writes what the shares have done so far as one line of JSON; the
+// terminal, if there is one, is in raw mode.
+func (s *session) tellFigures(m runner, term *terminal) {
+	end := "\n"
+	if term != nil {
+		end = "\r\n"
+	}
+	if b, err := json.Marshal(m.Figures()); err == nil {
+		fmt.Fprintf(s.stderr, "tenon: %s%s", b, end)
+	}
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -85,13 +85,15 @@ func (s *session) ending(m runner, kill context.CancelFunc) *ending {
 }
 
 // watchSignals gives signals to the guest until the returned function is called.
-func watchSignals(m runner, term *terminal, end *ending) (stop func()) {
+// SIGUSR1 is for us: figures is called.
+func watchSignals(m runner, term *terminal, end *ending, figures func()) (stop func()) {
 	ch := make(chan os.Signal, 8)
 	for _, sig := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT} {
 		if !signal.Ignored(sig) { // nohup, and & in scripts: they mean it
 			signal.Notify(ch, sig)
 		}
 	}
+	signal.Notify(ch, unix.SIGUSR1)
 	if term != nil {
 		signal.Notify(ch, unix.SIGWINCH)
 	}
@@ -101,11 +103,14 @@ func watchSignals(m runner, term *terminal, end *ending) (stop func()) {
 	go func() {
 		defer done.Done()
 		for sig := range ch {
-			if sig == unix.SIGWINCH {
+			switch sig {
+			case unix.SIGWINCH:
 				m.Resize(term.size())
-				continue
+			case unix.SIGUSR1:
+				figures()
+			default:
+				end.ask(sig.(unix.Signal))
 			}
-			end.ask(sig.(unix.Signal))
 		}
 	}()
 	return func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,18 @@ func TestSignalsReachTheCommand(t *testing.T) {
 				t.Errorf("%v, %+v: status %d, stderr %q", sig, end, status, &b.err)
 			}
 		}
+	}
+}
+
+// TestFiguresOnSignal: SIGUSR1 is answered while the machine runs, and does not end it.
+func TestFiguresOnSignal(t *testing.T) {
+	b := newBench(t, &fake{life: func(_ context.Context, f *fake) (machine.Outcome, error) {
+		err := unix.Kill(os.Getpid(), unix.SIGUSR1)
+		<-f.figures
+		return machine.Outcome{Kind: machine.Exited, Status: 3}, err
+	}})
+	if status := b.tenon("run"); status != 3 || !strings.Contains(b.err.String(), `"setups":7`) || !strings.HasSuffix(b.err.String(), "}\n") {
+		t.Errorf("status %d, stderr %q", status, &b.err)
 	}
 }
 

@@ -20,17 +20,21 @@ type Sharing struct {
 	EntryTimeout    *Duration `json:"entry_timeout,omitempty"`
 	AttrTimeout     *Duration `json:"attr_timeout,omitempty"`
 	NegativeTimeout *Duration `json:"negative_timeout,omitempty"`
-	Writeback       bool      `json:"writeback"`           // the guest delays writes
-	Locks           Locks     `json:"locks"`               // who keeps file locks
-	InodeHandles    Handles   `json:"inode_handles"`       // how inodes are kept
-	Owner           Owner     `json:"owner"`               // whose the files are
-	UIDMap          []string  `json:"uid_map,omitempty"`   // rules of virtiofs/idmap
-	GIDMap          []string  `json:"gid_map,omitempty"`   // rules of virtiofs/idmap
-	XattrMap        string    `json:"xattr_map,omitempty"` // rules of virtiofs/xattrmap
-	ACL             bool      `json:"posix_acl"`           // POSIX ACLs
-	SecurityLabel   bool      `json:"security_label"`      // the guest's labels on what it creates
-	Submounts       bool      `json:"submounts"`           // mounts below the directory have their own st_dev
-	Devices         bool      `json:"devices"`             // the guest may make device nodes
+	Writeback       bool      `json:"writeback"`            // the guest delays writes
+	Locks           Locks     `json:"locks"`                // who keeps file locks
+	InodeHandles    Handles   `json:"inode_handles"`        // how inodes are kept
+	Owner           Owner     `json:"owner"`                // whose the files are
+	UIDMap          []string  `json:"uid_map,omitempty"`    // rules of virtiofs/idmap
+	GIDMap          []string  `json:"gid_map,omitempty"`    // rules of virtiofs/idmap
+	XattrMap        string    `json:"xattr_map,omitempty"`  // rules of virtiofs/xattrmap
+	ACL             bool      `json:"posix_acl"`            // POSIX ACLs
+	SecurityLabel   bool      `json:"security_label"`       // the guest's labels on what it creates
+	Submounts       bool      `json:"submounts"`            // mounts below the directory have their own st_dev
+	Devices         bool      `json:"devices"`              // the guest may make device nodes
+	DAX             DAX       `json:"dax"`                  // which files the guest maps
+	DAXWindow       *uint64   `json:"dax_window,omitempty"` // bytes, a power of two from 2 MiB; 0: none; nil: as RAM and kernel allow
+	DAXMinSize      uint64    `json:"dax_min_size"`         // bytes from which DAXInode maps a file
+	DAXFault        DAXFault  `json:"dax_fault"`            // what a lost page of a mapped file is to the guest
 }
 
 // Locks chooses who keeps file locks.
@@ -63,6 +67,38 @@ const (
 	OwnerSquash Owner = "squash"
 )
 
+// DAX chooses the files that a guest maps through the share's window instead of
+// reading them into its page cache.
+type DAX string
+
+// DAXAlways maps every regular file, DAXInode those from a size on, DAXNever none.
+const (
+	DAXAlways DAX = "always"
+	DAXInode  DAX = "inode"
+	DAXNever  DAX = "never"
+)
+
+// DAXFault chooses what happens when a guest uses a page of a mapped file that the
+// host has taken away, by truncating the file above all.
+type DAXFault string
+
+// DAXFaultSigbus sends the guest's program SIGBUS, as a local file would; where that
+// cannot be done, and for DAXFaultZero, zeros stand in. DAXFaultStop ends the machine.
+const (
+	DAXFaultSigbus DAXFault = "sigbus"
+	DAXFaultZero   DAXFault = "zero"
+	DAXFaultStop   DAXFault = "stop"
+)
+
+const (
+	// MinDAXWindow is the smallest DAX window in bytes: one range of Linux's.
+	MinDAXWindow = 2 << 20
+	// MaxDAXWindow is the largest: what is mapped in it must fit into one process.
+	MaxDAXWindow = 16 << 30
+	// defaultDAXMinSize is where mapping a file begins to pay, see the README.
+	defaultDAXMinSize = 64 << 10
+)
+
 // maxTimeout is the longest a guest may be told to remember something: Linux counts
 // it in jiffies.
 const maxTimeout = math.MaxInt32 * time.Second
@@ -77,6 +113,7 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d)
 func DefaultSharing() Sharing {
 	return Sharing{
 		Cache: virtiofs.Auto().Name, Locks: LocksGuest, InodeHandles: HandlesAuto, Owner: OwnerGuest, Submounts: true,
+		DAX: DAXInode, DAXMinSize: defaultDAXMinSize, DAXFault: DAXFaultSigbus,
 	}
 }
 
@@ -136,6 +173,16 @@ func ShareOptions() []ShareOption {
 			set: func(s *Share, name, _ string) error { s.Submounts = name == "submounts"; return nil }},
 		{Form: "devices", Help: "let the guest make device nodes, as far as the host lets Tenon",
 			set: func(s *Share, _, _ string) error { s.Devices = true; return nil }},
+		{Form: "dax=always|inode|never", Default: "inode", Help: "which files the guest maps instead of reading them into its own page cache: all, those from dax-min-size on, none",
+			set: func(s *Share, _, v string) error { return choose(&s.DAX, v, DAXAlways, DAXInode, DAXNever) }},
+		{Form: "dax-window=SIZE", Default: "1G, less where RAM is small, 0 under kernels before 6.0", Help: "how much of its files the guest can have mapped at a time: a power of two from 2M to 16G, best twice of what it works on; 1/64 of it is lost to the guest as memory; 0 is no window",
+			set: func(s *Share, _, v string) error { return setWindow(&s.DAXWindow, v) }},
+		{Form: "dax-min-size=SIZE", Default: "64K", Help: "the smallest file that dax=inode maps",
+			set: func(s *Share, _, v string) (err error) { s.DAXMinSize, err = ParseSize(v); return err }},
+		{Form: "dax-fault=sigbus|zero|stop", Default: "sigbus", Help: "what the guest meets where the host has truncated a mapped file: SIGBUS for its program (zeros for its kernel), zeros, or the end of the machine",
+			set: func(s *Share, _, v string) error {
+				return choose(&s.DAXFault, v, DAXFaultSigbus, DAXFaultZero, DAXFaultStop)
+			}},
 	}
 }
 
@@ -215,6 +262,18 @@ func setTimeout(dst **Duration, value string) error {
 	return nil
 }
 
+func setWindow(dst **uint64, value string) error {
+	n, err := ParseSize(value)
+	switch {
+	case err != nil:
+		return err
+	case n != 0 && (n < MinDAXWindow || n > MaxDAXWindow || n&(n-1) != 0):
+		return fmt.Errorf("%q is no size of a window: choose 0 or a power of two from %s to %s", value, FormatSize(MinDAXWindow), FormatSize(MaxDAXWindow))
+	}
+	*dst = &n
+	return nil
+}
+
 func addRule(dst *[]string, rule string) error {
 	*dst = append(*dst, rule)
 	_, err := idmap.Parse(*dst...)
@@ -234,7 +293,11 @@ func checkSharing(name string, s Share) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	var errs []error
-	if err := (virtiofs.Options{Policy: p, Writeback: s.Writeback}).Check(s.ReadOnly); err != nil {
+	o := virtiofs.Options{Policy: p, Writeback: s.Writeback}
+	if s.DAX == DAXAlways {
+		o.DAX = virtiofs.DAXAlways
+	}
+	if err := o.Check(s.ReadOnly); err != nil {
 		errs = append(errs, fmt.Errorf("%s: %w", name, err))
 	}
 	mapped := len(s.UIDMap)+len(s.GIDMap) > 0
@@ -243,6 +306,14 @@ func checkSharing(name string, s Share) error {
 	}
 	if s.ACL && (mapped || s.Owner == OwnerSquash) {
 		errs = append(errs, fmt.Errorf("%s: posix-acl contradicts owner=squash, uid-map and gid-map: the ids in ACLs are not translated (drop one)", name))
+	}
+	if w := s.DAXWindow; w != nil {
+		switch {
+		case s.DAX == DAXNever && *w != 0:
+			errs = append(errs, fmt.Errorf("%s: dax=never contradicts dax-window=%s: a window that maps nothing only costs memory (drop one)", name, FormatSize(*w)))
+		case s.DAX == DAXAlways && *w == 0:
+			errs = append(errs, fmt.Errorf("%s: dax=always contradicts dax-window=0: there is nothing to map files in (drop one)", name))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -11,6 +11,7 @@ import (
 
 func TestShareOptions(t *testing.T) {
 	three := Duration(3 * time.Second)
+	window, none := uint64(256<<20), uint64(0)
 	for _, c := range []struct {
 		options string
 		change  func(*Share)
@@ -32,6 +33,11 @@ func TestShareOptions(t *testing.T) {
 		{",gid-map=forbid-guest:7:1", func(s *Share) { s.GIDMap = []string{"forbid-guest:7:1"} }},
 		{",xattr-map=:map::user.virtiofs.:", func(s *Share) { s.XattrMap = ":map::user.virtiofs.:" }},
 		{`,xattr-map=\,map\,\,user.\,`, func(s *Share) { s.XattrMap = ",map,,user.," }},
+		{",dax=always,dax-window=256M", func(s *Share) { s.DAX, s.DAXWindow = DAXAlways, &window }},
+		{",dax=never", func(s *Share) { s.DAX = DAXNever }},
+		{",dax-window=0", func(s *Share) { s.DAXWindow = &none }},
+		{",dax-min-size=4K,dax-fault=zero", func(s *Share) { s.DAXMinSize, s.DAXFault = 4096, DAXFaultZero }},
+		{",dax-fault=stop", func(s *Share) { s.DAXFault = DAXFaultStop }},
 		{",posix-acl,security-label,devices,no-submounts", func(s *Share) {
 			s.ACL, s.SecurityLabel, s.Devices, s.Submounts = true, true, true, false
 		}},
@@ -62,6 +68,13 @@ func TestShareOptionsRefuse(t *testing.T) {
 		{"uid-map=map:0:0:1,uid-map=map:0:5:1", `option "uid-map=map:0:5:1"`},
 		{"gid-map=some:0:0:1", `option "gid-map=some:0:0:1"`},
 		{"xattr-map=:wrong:", `option "xattr-map=:wrong:"`},
+		{"dax=sometimes", "choose always, inode, never"},
+		{"dax-fault=panic", "choose sigbus, zero, stop"},
+		{"dax-window=1M", `"1M" is no size of a window: choose 0 or a power of two from 2M to 16G`},
+		{"dax-window=3M", `"3M" is no size of a window`},
+		{"dax-window=32G", `"32G" is no size of a window`},
+		{"dax-window=big", `option "dax-window=big": "big" is not a size`},
+		{"dax-min-size=1.5K", `option "dax-min-size=1.5K": "1.5K" has a fraction`},
 		{"posix-acl=yes", `unknown option "posix-acl=yes"`},
 		{"turbo", `unknown option "turbo": known are ro|rw, cache=never|metadata|auto|always|immutable`},
 	} {
@@ -83,6 +96,11 @@ func TestSharingContradictions(t *testing.T) {
 		"owner=squash,uid-map=map:0:1000:1":    "owner=squash contradicts uid-map and gid-map",
 		"posix-acl,owner=squash":               "posix-acl contradicts owner=squash",
 		"posix-acl,gid-map=map:0:1000:1":       "posix-acl contradicts owner=squash, uid-map and gid-map",
+		"dax=never,dax-window=2M":              "dax=never contradicts dax-window=2M",
+		"dax=always,dax-window=0":              "dax=always contradicts dax-window=0",
+		"dax=never,dax-window=0":               "",
+		"dax=always,writeback":                 "writeback contradicts dax=always",
+		"dax=inode,writeback":                  "",
 		"writeback,cache=always,locks=host":    "",
 		"posix-acl,cache=never,security-label": "",
 	} {

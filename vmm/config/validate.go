@@ -31,6 +31,7 @@ func (m *Machine) Validate() error {
 		m.checkCPUs(),
 		m.checkMemory(),
 		m.checkShares(),
+		m.checkWindows(),
 		m.checkTags(),
 		m.checkMountPoints(),
 		m.checkBoot(),
@@ -135,6 +136,22 @@ func (m *Machine) checkShares() error {
 		errs = append(errs, err, checkSharing(name, s))
 	})
 	return errors.Join(errs...)
+}
+
+// checkWindows refuses DAX windows that would cost the guest more than half of its
+// RAM: Linux has 64 bytes of it for each 4 KiB of a window.
+func (m *Machine) checkWindows() error {
+	var total uint64
+	m.shares(func(_ string, s Share) {
+		if s.DAXWindow != nil {
+			total += *s.DAXWindow
+		}
+	})
+	if cost := total / 64; cost > m.Memory/2 {
+		return fmt.Errorf("dax-window: windows of %s in all take %s of the guest's %s of memory: choose smaller ones, or more memory with -m",
+			FormatSize(total), FormatSize(cost), FormatSize(m.Memory))
+	}
+	return nil
 }
 
 func (m *Machine) checkTags() error {

@@ -73,6 +73,10 @@ func TestValidateRefuses(t *testing.T) {
 		{func(m *Machine) { m.Cmdline = "quiet" }, "add the word tenon.init=1"},
 		{func(m *Machine) { m.CPUs = 0 }, "cpus must be 1 to 255: "},
 		{func(m *Machine) { m.CPUs = MaxCPUs + 1 }, "cpus must be 1 to 255: "},
+		{func(m *Machine) {
+			m.Memory = 256 << 20
+			m.Root.DAXWindow, m.Shares[0].DAXWindow = size(8<<30), size(1<<30)
+		}, "dax-window: windows of 9G in all take 144M of the guest's 256M of memory: choose smaller ones, or more memory with -m"},
 		{func(m *Machine) { m.Memory = MinMemory - 1<<20 }, "memory 63M is too little to boot: choose at least 64M with -m"},
 		{func(m *Machine) { m.Memory = 1 << 60 }, "is more than this host has: "},
 		{func(m *Machine) { m.Memory = MinMemory + 4096 }, "not a whole number of MiB: "},
@@ -212,3 +216,5 @@ func TestJSONHasReadableTimeout(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+func size(n uint64) *uint64 { return &n }

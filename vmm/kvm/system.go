@@ -34,6 +34,7 @@ const (
 	CapSignalMSI        = kvm.Capability(77)
 	CapReadonlyMem      = kvm.Capability(81)
 	CapImmediateExit    = kvm.Capability(136)
+	CapPreFaultMemory   = kvm.Capability(236)
 )
 
 // System is an open /dev/kvm.
@@ -116,4 +117,15 @@ func (s *System) SupportedCPUID() ([]CPUIDEntry, error) {
 // Close closes the device; VMs made from it live on.
 func (s *System) Close() error {
 	return unix.Close(s.fd)
+}
+
+// MCECap returns the bits that an MCG_CAP of a guest may have, the number of its
+// banks aside (api.rst, KVM_X86_GET_MCE_CAP_SUPPORTED); 0 when KVM emulates no
+// machine checks.
+func (s *System) MCECap() uint64 {
+	cap, err := s.mceCap()
+	if err != nil {
+		return 0
+	}
+	return cap
 }

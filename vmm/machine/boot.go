@@ -167,6 +167,9 @@ func (m *Machine) cmdline() (string, error) {
 			mode = "ro"
 		}
 		root = fmt.Sprintf("root=%s rootfstype=virtiofs %s init=/%s", m.config.Root.Tag, mode, graftedInit)
+		if m.config.Root.DAX == config.DAXAlways {
+			root += " rootflags=dax=always"
+		}
 	}
 	return boot.Cmdline(quiet, "earlycon=uart8250,io,0x3f8", console,
 		"panic=-1 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests", root, init, m.config.Append)
@@ -194,10 +197,19 @@ func (m *Machine) spec() channel.Spec {
 		Hostname: "tenon",
 	}
 	if !m.config.NoInitrd {
-		s.Root = &channel.Mount{Tag: m.config.Root.Tag, Path: "/", ReadOnly: m.config.Root.ReadOnly}
+		s.Root = &channel.Mount{Tag: m.config.Root.Tag, Path: "/", ReadOnly: m.config.Root.ReadOnly, DAX: daxOption(m.config.Root)}
 	}
 	for _, v := range m.config.Volumes {
-		s.Mounts = append(s.Mounts, channel.Mount{Tag: v.Tag, Path: v.Guest, ReadOnly: v.ReadOnly})
+		s.Mounts = append(s.Mounts, channel.Mount{Tag: v.Tag, Path: v.Guest, ReadOnly: v.ReadOnly, DAX: daxOption(v)})
 	}
 	return s
+}
+
+// daxOption is the mount option: with it a guest that has no window fails instead of
+// doing without. All other modes are the server's to say, file by file.
+func daxOption(s config.Share) string {
+	if s.DAX == config.DAXAlways {
+		return string(s.DAX)
+	}
+	return ""
 }

@@ -40,8 +40,8 @@ func (m *Machine) buildDevices() error {
 	if err := m.buildConsole(); err != nil {
 		return err
 	}
-	if err := m.addFunction("virtio-rng", rng.New()); err != nil {
-		return err
+	if _, err := m.addFunction(rng.New()); err != nil {
+		return fmt.Errorf("virtio-rng: %w", err)
 	}
 	if err := m.buildShares(); err != nil {
 		return err
@@ -67,22 +67,26 @@ func (m *Machine) buildConsole() error {
 	}
 	m.console = console.New(ports...)
 	m.console.Resize(m.opts.Cols, m.opts.Rows)
-	return m.addFunction("virtio-console", m.console)
+	if _, err := m.addFunction(m.console); err != nil {
+		return fmt.Errorf("virtio-console: %w", err)
+	}
+	return nil
 }
 
 // ownInit says that the guest's init is ours and a command runs.
 func (m *Machine) ownInit() bool { return m.config.Initrd == "" }
 
-func (m *Machine) addFunction(name string, d virtio.Device) error {
+// addFunction puts the device on the PCI bus, as the last of m.functions.
+func (m *Machine) addFunction(d virtio.Device) (slot int, err error) {
 	t, err := virtiopci.New(d, m.mem, msiSender{m.vm})
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return 0, err
 	}
-	if _, err := m.pci.Add(t); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	if slot, err = m.pci.Add(t); err != nil {
+		return 0, err
 	}
 	m.functions = append(m.functions, t)
-	return nil
+	return slot, nil
 }
 
 // buildBuses gives every address to its device. After that the tables are frozen.

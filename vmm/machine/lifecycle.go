@@ -284,6 +284,9 @@ func (m *Machine) buildCPUs() error {
 	for id := range m.config.CPUs {
 		c := vcpu.New(id, &m.pio, &m.mmio)
 		m.cpus = append(m.cpus, c)
+		if len(m.faults.windows) > 0 {
+			c.Back(&m.faults)
+		}
 		var entry vcpu.Entry
 		if id == 0 {
 			entry = m.entry.Set

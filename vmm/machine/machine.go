@@ -55,6 +55,7 @@ type Machine struct {
 	pci       *pci.Host
 	functions []*virtiopci.Transport
 	shares    []share
+	faults    faults // what the guest has mapped
 	serial    *legacy.Serial
 	console   *console.Device
 	login     *console.Port // the kernel's console

@@ -25,13 +25,8 @@ func (m *Machine) mapFile(at memory.GPA, fd int, off int64, n int) error {
 	return advise(b)
 }
 
-// holds says whether a host address lies in guest RAM.
-func (r *ram) holds(at uintptr) bool {
-	for _, x := range r.regions {
-		base := uintptr(unsafe.Pointer(unsafe.SliceData(x.Data)))
-		if at >= base && at-base < uintptr(len(x.Data)) {
-			return true
-		}
-	}
-	return false
+// holds says whether a host address lies in the memory.
+func holds(b []byte, at uintptr) bool {
+	base := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	return at >= base && at-base < uintptr(len(b))
 }

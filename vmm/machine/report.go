@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tenon/virtiofs/dax"
 	"tenon/vmm/config"
 )
 
@@ -20,13 +21,23 @@ type Report struct {
 	Machine config.Machine `json:"machine"`
 	Release string         `json:"kernel_release"`
 	Stages  []Stage        `json:"stages"`
-	// Requests is how many requests of each opcode each share has answered, by tag.
-	Requests map[string]map[string]uint64 `json:"requests"`
+	Figures
 	// RSS is the process's resident memory at the end of the run, GuestRSS the
-	// part that is guest RAM, Overhead the rest: what Tenon itself costs.
+	// part that is guest RAM, DAXRSS the part that is the host's page cache in
+	// DAX windows, Overhead the rest: what Tenon itself costs.
 	RSS      int `json:"rss_kib"`
 	GuestRSS int `json:"guest_rss_kib"`
+	DAXRSS   int `json:"dax_rss_kib"`
 	Overhead int `json:"overhead_kib"`
+}
+
+// Figures is what the shares have done so far, by tag.
+type Figures struct {
+	// Requests is how many requests of each opcode a share has answered; nothing
+	// without config.Machine.Report.
+	Requests map[string]map[string]uint64 `json:"requests"`
+	// DAX is what its window shows and has done.
+	DAX map[string]dax.Stats `json:"dax"`
 }
 
 // Stage is one step of a run and when it was done.
@@ -70,13 +81,22 @@ func (s *stages) done(name string) {
 
 // Report returns the figures of a run that is over.
 func (m *Machine) Report() Report {
-	r := Report{Machine: m.config, Stages: m.stages.list, RSS: m.rss.all, GuestRSS: m.rss.guest}
-	r.Overhead = r.RSS - r.GuestRSS
+	r := Report{Machine: m.config, Stages: m.stages.list, Figures: m.Figures(), RSS: m.rss.all, GuestRSS: m.rss.guest, DAXRSS: m.rss.dax}
+	r.Overhead = r.RSS - r.GuestRSS - r.DAXRSS
 	if m.image != nil {
 		r.Release = m.image.Release
 	}
-	r.Requests = make(map[string]map[string]uint64)
+	return r
+}
+
+// Figures returns the figures of the shares at any time between New and Close,
+// from any thread.
+func (m *Machine) Figures() Figures {
+	f := Figures{Requests: make(map[string]map[string]uint64), DAX: make(map[string]dax.Stats)}
 	for _, s := range m.shares {
+		if s.window != nil {
+			f.DAX[s.tag] = s.window.Stats()
+		}
 		if s.requests == nil {
 			continue
 		}
@@ -84,13 +104,28 @@ func (m *Machine) Report() Report {
 		for op, n := range s.requests.Snapshot() {
 			counts[op] = n.Requests
 		}
-		r.Requests[s.tag] = counts
+		f.Requests[s.tag] = counts
 	}
-	return r
+	return f
 }
 
 // rss is resident memory in KiB.
-type rss struct{ all, guest int }
+type rss struct{ all, guest, dax int }
+
+// partOf is the part of r that a mapping belongs to; nil for the rest.
+func (m *Machine) partOf(r *rss, at uintptr) *int {
+	for _, x := range m.ram.regions {
+		if holds(x.Data, at) {
+			return &r.guest
+		}
+	}
+	for _, s := range m.shares {
+		if s.window != nil && holds(s.window.Reservation(), at) {
+			return &r.dax
+		}
+	}
+	return nil
+}
 
 // measureRSS adds up the mappings of the process; those inside guest RAM,
 // mapped kernel segments included, are the guest's.
@@ -100,7 +135,7 @@ func (m *Machine) measureRSS() (r rss, err error) {
 		return r, err
 	}
 	defer f.Close()
-	guest := false
+	var part *int
 	for sc := bufio.NewScanner(f); sc.Scan(); {
 		line := sc.Text()
 		if kb, ok := strings.CutPrefix(line, "Rss:"); ok {
@@ -109,12 +144,12 @@ func (m *Machine) measureRSS() (r rss, err error) {
 				return r, fmt.Errorf("smaps: %w", err)
 			}
 			r.all += n
-			if guest {
-				r.guest += n
+			if part != nil {
+				*part += n
 			}
 		} else if from, _, ok := strings.Cut(line, "-"); ok {
 			if at, err := strconv.ParseUint(from, 16, 64); err == nil {
-				guest = m.ram.holds(uintptr(at))
+				part = m.partOf(&r, uintptr(at))
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"tenon/devices/virtio/fs"
 	"tenon/virtiofs"
+	"tenon/virtiofs/dax"
 	"tenon/virtiofs/idmap"
 	"tenon/virtiofs/passthrough"
 	"tenon/virtiofs/xattrmap"
@@ -25,10 +26,15 @@ type share struct {
 	tag      string
 	server   *virtiofs.Server
 	requests *virtiofs.Counter // nil: nobody will ask
+	window   *dax.Window       // nil: none
+	fault    config.DAXFault
 }
 
 // openShares opens the root, the volumes and the shares, in this order.
 func (m *Machine) openShares() error {
+	if err := m.checkWindows(); err != nil {
+		return err
+	}
 	budget, err := passthrough.NewBudget()
 	if err != nil {
 		return err
@@ -63,11 +69,17 @@ func (m *Machine) openShare(s config.Share, o passthrough.Options) error {
 	if err != nil {
 		return fmt.Errorf("share %s: %w", s.Tag, err)
 	}
-	dir, err := passthrough.New(s.Dir, o)
-	if err != nil {
+	if o.Window, err = m.openWindow(s); err != nil {
 		return fmt.Errorf("share %s: %w", s.Tag, err)
 	}
-	opened := share{tag: s.Tag}
+	dir, err := passthrough.New(s.Dir, o)
+	if err != nil {
+		if o.Window != nil {
+			o.Window.Close()
+		}
+		return fmt.Errorf("share %s: %w", s.Tag, err)
+	}
+	opened := share{tag: s.Tag, window: o.Window, fault: s.DAXFault}
 	if m.config.Report != "" {
 		opened.requests = new(virtiofs.Counter)
 		so.Observer = opened.requests
@@ -93,6 +105,7 @@ func serverOptions(s config.Share) (virtiofs.Options, error) {
 	}
 	o := virtiofs.Options{
 		Policy: p, Writeback: s.Writeback, Locks: s.Locks == config.LocksHost, ACL: s.ACL, Labels: s.SecurityLabel,
+		DAX: daxModes[s.DAX], DAXMinSize: s.DAXMinSize,
 	}
 	return o, o.Check(s.ReadOnly)
 }
@@ -146,19 +159,31 @@ func owners(s config.Share) (*idmap.Maps, error) {
 
 // buildShares makes one virtio-fs device for each share.
 func (m *Machine) buildShares() error {
-	for _, s := range m.shares {
-		d, err := fs.New(fs.Options{
-			Tag: s.tag, Server: s.server, Service: services[m.config.Service],
-			RequestQueues: min(m.config.CPUs, maxRequestQueues),
-		})
-		if err != nil {
-			return fmt.Errorf("share %s: %w", s.tag, err)
-		}
-		if err := m.addFunction("share "+s.tag, d); err != nil {
-			return err
+	for i := range m.shares {
+		if err := m.buildShare(&m.shares[i]); err != nil {
+			return fmt.Errorf("share %s: %w", m.shares[i].tag, err)
 		}
 	}
 	return nil
+}
+
+func (m *Machine) buildShare(s *share) error {
+	o := fs.Options{
+		Tag: s.tag, Server: s.server, Service: services[m.config.Service],
+		RequestQueues: min(m.config.CPUs, maxRequestQueues),
+	}
+	if s.window != nil {
+		o.WindowSize = s.window.Size()
+	}
+	d, err := fs.New(o)
+	if err != nil {
+		return err
+	}
+	slot, err := m.addFunction(d)
+	if err != nil || s.window == nil {
+		return err
+	}
+	return m.mapWindow(s, slot)
 }
 
 var services = map[config.Service]fs.Service{

@@ -34,6 +34,7 @@ type access struct {
 type recorder struct {
 	value uint32
 	seen  []access
+	then  func() // after a write; nil: nothing
 }
 
 func (r *recorder) Read(off uint64, p []byte) {
@@ -47,6 +48,9 @@ func (r *recorder) Write(off uint64, p []byte) {
 	var b [4]byte
 	copy(b[:], p)
 	r.seen = append(r.seen, access{true, off, binary.LittleEndian.Uint32(b[:]), len(p)})
+	if r.then != nil {
+		r.then()
+	}
 }
 
 // guest is a micro-guest ready to run on the calling goroutine's thread.
@@ -56,7 +60,10 @@ type guest struct {
 	pio, mmio recorder
 }
 
-func newGuest(t *testing.T, code ...byte) *guest {
+func newGuest(t *testing.T, code ...byte) *guest { return newGuestOn(t, nil, flat32, code...) }
+
+// newGuestOn is newGuest with memory that may be lost, and another way to enter.
+func newGuestOn(t *testing.T, lossy Memory, entry Entry, code ...byte) *guest {
 	t.Helper()
 	sys, err := kvm.Open()
 	if err != nil {
@@ -85,6 +92,9 @@ func newGuest(t *testing.T, code ...byte) *guest {
 		}
 	}
 	g.cpu = New(0, &pio, &mmio)
+	if lossy != nil {
+		g.cpu.Back(lossy)
+	}
 	cpuid, err := sys.SupportedCPUID()
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +107,7 @@ func newGuest(t *testing.T, code ...byte) *guest {
 		unix.Munmap(mem)
 		runtime.UnlockOSThread()
 	})
-	if err := g.cpu.Init(vm, Topology(cpuid, 0, 1, false), flat32); err != nil {
+	if err := g.cpu.Init(vm, Topology(cpuid, 0, 1, false), entry); err != nil {
 		t.Fatal(err)
 	}
 	return g

@@ -9,11 +9,13 @@ import (
 // CPUID leaves that describe one processor among several (Intel SDM vol. 2
 // CPUID; AMD APM vol. 3 appendix E).
 const (
+	leafVendor     = 0x0
 	leafFeatures   = 0x1
 	leafCaches     = 0x4
 	leafTopology   = 0xb
 	leafTopologyV2 = 0x1f
 	leafKVM        = 0x40000001
+	leafAMDPower   = 0x80000007
 	leafAMDSizes   = 0x80000008
 	leafAMDCaches  = 0x8000001d
 	leafAMDTopo    = 0x8000001e
@@ -35,6 +37,7 @@ const (
 // deadline timer, without which the guest calibrates its timer in a busy loop.
 func Topology(supported []kvm.CPUIDEntry, id, n int, tscDeadline bool) []kvm.CPUIDEntry {
 	list := withLevels(supported)
+	amd := reportsAMD(list)
 	for i := range list {
 		switch e := &list[i]; e.Function {
 		case leafFeatures:
@@ -49,6 +52,11 @@ func Topology(supported []kvm.CPUIDEntry, id, n int, tscDeadline bool) []kvm.CPU
 			// Extended destination ids in MSIs need translation by the machine,
 			// which does none: 255 processors do not need it.
 			e.Eax &^= kvmMSIExtDestID
+		case leafAMDPower:
+			// Machine checks do not come from the host, so what it has does not count.
+			if amd {
+				e.Ebx |= amdSUCCOR | amdOverflows
+			}
 		case leafAMDSizes:
 			e.Ecx = e.Ecx&^0xf0ff | uint32(idBits(n))<<12 | uint32(n-1)&0xff
 		case leafAMDTopo:

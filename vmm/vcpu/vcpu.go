@@ -40,6 +40,12 @@ type CPU struct {
 	vcpu      *kvm.VCPU
 	tid       int
 	stop      atomic.Bool
+
+	memory   Memory // nil: the host provides all of the guest's
+	reports  bool   // the guest takes machine checks
+	attempts attempts
+	// faultsOnly: this host's KVM maps memory only when the guest accesses it.
+	faultsOnly bool
 }
 
 // Entry sets the registers for a guest's first instruction.
@@ -49,6 +55,10 @@ type Entry func(*kvm.Regs, *kvm.Sregs)
 func New(id int, pio, mmio *bus.Bus) *CPU {
 	return &CPU{id: id, pio: pio, mmio: mmio}
 }
+
+// Back says who answers for memory that the host may fail to provide. It comes
+// before Init; without it such an access ends the guest.
+func (c *CPU) Back(m Memory) { c.memory = m }
 
 // Init creates the KVM side on the calling thread and sets what the guest sees
 // of it. cpuid is the list for this processor (see Topology). entry changes the
@@ -69,6 +79,9 @@ func (c *CPU) configure(cpuid []kvm.CPUIDEntry, entry Entry) error {
 		return err
 	}
 	if err := c.vcpu.SetMSRs(resetMSRs()...); err != nil {
+		return err
+	}
+	if err := c.setupMCE(cpuid); err != nil {
 		return err
 	}
 	if entry == nil {
@@ -112,29 +125,49 @@ func resetMSRs() []kvm.MSR {
 func (c *CPU) Loop() error {
 	for !c.stop.Load() {
 		reason, err := c.vcpu.Run()
-		if err != nil {
-			return c.runError(err)
+		if err == nil {
+			err = c.exit(reason)
+		} else {
+			err = c.runError(err)
 		}
-		switch reason {
-		case kvm.ExitMMIO:
-			c.accessMMIO()
-		case kvm.ExitIO:
-			c.accessPIO()
-		case kvm.Interrupted, kvm.ExitIntr:
-		default:
-			return c.end(reason)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (c *CPU) accessMMIO() {
-	a := c.vcpu.MMIO()
-	if a.Write {
-		c.mmio.Write(a.Addr, a.Data)
-		return
+// exit does what the guest left for.
+func (c *CPU) exit(reason kvm.Reason) error {
+	if reason != kvm.Interrupted {
+		c.attempts.count = 0 // the guest gets on
 	}
-	c.mmio.Read(a.Addr, a.Data)
+	switch reason {
+	case kvm.ExitMMIO:
+		if err := c.accessMMIO(); err != nil {
+			return err
+		}
+		c.prefault()
+	case kvm.ExitIO:
+		c.accessPIO()
+	case kvm.Interrupted, kvm.ExitIntr:
+	default:
+		return c.end(reason)
+	}
+	return nil
+}
+
+func (c *CPU) accessMMIO() error {
+	a := c.vcpu.MMIO()
+	switch {
+	case c.memory != nil && c.memory.Covers(a.Addr):
+		return c.lost(a)
+	case a.Write:
+		c.mmio.Write(a.Addr, a.Data)
+	default:
+		c.mmio.Read(a.Addr, a.Data)
+	}
+	return nil
 }
 
 func (c *CPU) accessPIO() {
@@ -168,7 +201,11 @@ func (c *CPU) end(reason kvm.Reason) error {
 	return fmt.Errorf("vcpu %d: unexpected exit %v at %#x", c.id, reason, c.rip())
 }
 
+// runError answers an error of KVM_RUN: nil when the guest goes on.
 func (c *CPU) runError(err error) error {
+	if c.memory != nil && isFault(err) {
+		return c.fault(err)
+	}
 	return fmt.Errorf("vcpu %d: KVM_RUN at %#x: %w", c.id, c.rip(), err)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 
+	"tenon/devices/memory"
 	"tenon/devices/virtio"
 	"tenon/devices/virtio/queue"
 )
@@ -198,16 +199,27 @@ func (s *session) send() error {
 			if s.dead.Load() {
 				return nil
 			}
-			if ok, err := s.pop(); !ok {
+			if ok, err := s.deliver(uint32(port), events[bit]); !ok {
 				return err
 			}
 			s.due[port] &^= 1 << bit
-			if err := s.put(uint32(port), events[bit]); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
+}
+
+// deliver puts one message into the first buffer that takes it; ok is false when
+// there is none.
+func (s *session) deliver(port uint32, event uint16) (ok bool, err error) {
+	for range controlSize { // not for as long as a driver gives buffers that are lost
+		if ok, err := s.pop(); !ok {
+			return false, err
+		}
+		if err := s.put(port, event); err != errLost {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // pop takes a buffer for a message.
@@ -220,7 +232,7 @@ func (s *session) pop() (ok bool, err error) {
 	}
 }
 
-// put writes one message into the buffer of pop and returns it.
+// put writes one message into the buffer of pop and returns it, with errLost empty.
 func (s *session) put(port uint32, event uint16) error {
 	var m [controlHeader + MaxName]byte
 	binary.LittleEndian.PutUint32(m[0:], port)
@@ -235,9 +247,13 @@ func (s *session) put(port uint32, event uint16) error {
 		binary.LittleEndian.PutUint16(m[n+2:], s.d.rows)
 		n += 4
 	}
-	if s.out.Out.Put(m[:n]) != nil {
-		return errControl
+	switch s.out.Out.Put(m[:n]) {
+	case nil:
+		s.rx.Push(s.out.Head, uint32(n))
+		return nil
+	case memory.ErrFault:
+		s.rx.Push(s.out.Head, 0)
+		return errLost
 	}
-	s.rx.Push(s.out.Head, uint32(n))
-	return nil
+	return errControl
 }

@@ -53,9 +53,14 @@ func newGuest(t testing.TB, ports ...*Port) *guest {
 }
 
 // activate binds a driver with the features, in new memory.
-func (g *guest) activate(features uint64) {
+func (g *guest) activate(features uint64, windows ...memory.Region) {
 	g.t.Helper()
 	m := queuetest.Memory(g.t, ramBase, ramSize)
+	for _, w := range windows {
+		if err := m.AddWindow(w); err != nil {
+			g.t.Fatal(err)
+		}
+	}
 	env := virtio.Env{Mem: m, Features: features | ringBits, Irq: g, Broken: func(err error) { g.broke <- err }}
 	g.rings = nil
 	at := ramBase
@@ -171,9 +176,9 @@ func (g *guest) messages() (out []string) {
 }
 
 // boot is a multiport driver up to the point where all ports are open.
-func (g *guest) boot() {
+func (g *guest) boot(windows ...memory.Region) {
 	g.t.Helper()
-	g.activate(FeatureMultiport | FeatureSize)
+	g.activate(FeatureMultiport|FeatureSize, windows...)
 	g.give(controlRx, ringSize, 128)
 	g.control(^uint32(0), eventDeviceReady, 1)
 	for i := range g.d.ports {

@@ -20,6 +20,12 @@ const (
 // keep the host busy without end.
 var errEmpty = errors.New("virtio-console: empty data buffer")
 
+// errLost says that a buffer was used without its bytes, because it lies in a page
+// of a window that the host cannot provide. That is not the driver's fault, and the
+// port goes on. It ends a receive or send, whose lock would else be held for as long
+// as there are such buffers.
+var errLost = errors.New("virtio-console: data buffer in a page that is gone")
+
 // Port is one port of the device. Set the exported fields before New.
 //
 // Without a Sink it is an io.ReadWriter: Read waits until the guest has
@@ -68,6 +74,14 @@ func (n news) tell() {
 	if n.due {
 		n.w.s.env.Irq.Queue(n.index)
 	}
+}
+
+// news is about the queue with the index, whose buffers were used until err.
+func (w *wire) news(q *queue.Queue, index int, err error) news {
+	if err == errLost {
+		err = nil
+	}
+	return news{w, index, q.MustSignal(), err}
 }
 
 func (p *Port) init() { p.changed.L = &p.mu }
@@ -147,7 +161,7 @@ func (p *Port) read(b []byte) (n int, told news, err error) {
 		if w := p.wire; w != nil && w.tx != nil && p.Sink == nil && !w.s.dead.Load() {
 			n, err := w.receive(b)
 			if n > 0 || err != nil {
-				return n, news{w, w.rxIndex + 1, w.tx.MustSignal(), err}, nil
+				return n, w.news(w.tx, w.rxIndex+1, err), nil
 			}
 		}
 		if p.closed {
@@ -178,14 +192,15 @@ func (w *wire) receive(b []byte) (n int, err error) {
 		if step == 0 {
 			return n, errEmpty
 		}
-		if err := w.in.In.Copy(b[n : n+step]); err != nil {
-			return n, err
-		}
-		n += step
-		if w.in.In.Len() == 0 {
+		lost := w.in.In.Copy(b[n:n+step]) != nil
+		if lost || w.in.In.Len() == 0 {
 			w.tx.Push(w.in.Head, 0)
 			w.reading = false
 		}
+		if lost {
+			return n, errLost
+		}
+		n += step
 	}
 	return n, nil
 }
@@ -213,7 +228,7 @@ func (p *Port) write(b []byte) (n int, told news, err error) {
 		if w := p.wire; w != nil && w.rx != nil && p.open && !w.s.dead.Load() {
 			n, err := w.send(b)
 			if n > 0 || err != nil {
-				return n, news{w, w.rxIndex, w.rx.MustSignal(), err}, nil
+				return n, w.news(w.rx, w.rxIndex, err), nil
 			}
 		}
 		p.changed.Wait()
@@ -239,8 +254,9 @@ func (w *wire) send(b []byte) (n int, err error) {
 		if step == 0 {
 			return n, errEmpty
 		}
-		if err := w.out.Out.Put(b[n : n+step]); err != nil {
-			return n, err
+		if w.out.Out.Put(b[n:n+step]) != nil {
+			w.rx.Push(w.out.Head, 0) // the bytes go to the next one
+			return n, errLost
 		}
 		w.rx.Push(w.out.Head, uint32(step))
 		n += step
@@ -264,33 +280,32 @@ func (k *sink) Consume(limit int) (more bool) {
 			return false
 		}
 		ok, err := w.tx.Pop(w.in)
-		if err == nil && ok {
-			err = k.drink()
-		}
 		if err != nil {
 			w.s.fail(err)
 			return false
 		}
-		if !ok {
-			if !w.tx.Listen() {
-				return false
-			}
-			w.tx.Quiet()
+		if ok {
+			k.drink()
+			continue
 		}
+		if !w.tx.Listen() {
+			return false
+		}
+		w.tx.Quiet()
 	}
 	return true
 }
 
-// drink gives one buffer to the sink and returns it to the guest.
-func (k *sink) drink() error {
+// drink gives one buffer to the sink, up to a page of a window that is gone, and
+// returns it to the guest.
+func (k *sink) drink() {
 	in := &k.w.in.In
 	for in.Len() > 0 {
 		chunk := k.w.chunk[:min(in.Len(), sinkChunk)]
-		if err := in.Copy(chunk); err != nil {
-			return err
+		if in.Copy(chunk) != nil {
+			break
 		}
 		k.p.Sink(chunk)
 	}
 	k.w.tx.Push(k.w.in.Head, 0)
-	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"tenon/devices/memory"
 	"tenon/devices/virtio/queue/queuetest"
 	"tenon/virtiofs"
+	"tenon/virtiofs/dax"
 	"tenon/virtiofs/fstest"
 	"tenon/virtiofs/fuse"
 	"tenon/virtiofs/passthrough"
@@ -28,6 +29,9 @@ const (
 	laneOut   = 0x80000
 	lanePiece = 4096 // of a payload, as the pages of a guest
 )
+
+// initFlags2 is the place of fuse_init_out.flags2, in words.
+const initFlags2 = 8
 
 // lane sends requests through one queue of a rig, one at a time, and FORGET
 // through the queue for it, as Linux does.
@@ -81,10 +85,20 @@ type conformance struct {
 	server  virtiofs.Options
 	service Service
 	queues  int
+	window  uint64 // bytes; 0: none
 }
 
 func (c conformance) run(t *testing.T, dir string, cases []fstest.Case, k fstest.Knobs) []fstest.Trace {
 	t.Helper()
+	var windows []memory.Region
+	if c.window != 0 {
+		w, err := dax.New(c.window)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.options.Window = w
+		windows = append(windows, memory.Region{GPA: windowAt, Data: w.Reservation()})
+	}
 	host, err := passthrough.New(dir, c.options)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +110,7 @@ func (c conformance) run(t *testing.T, dir string, cases []fstest.Case, k fstest
 			t.Error(err)
 		}
 	}()
-	g := newRig(t, s, c.service, c.queues)
+	g := newRig(t, s, c.service, c.queues, windows...)
 	defer g.d.Reset()
 	traces := make([]fstest.Trace, len(cases))
 	work := make(chan int, len(cases))
@@ -110,8 +124,12 @@ func (c conformance) run(t *testing.T, dir string, cases []fstest.Case, k fstest
 	for q := 1; q <= c.queues; q++ {
 		conn := fstest.DialFunc(t, (&lane{g, q, &hiprio}).send)
 		if q == 1 {
-			if _, e := conn.Init(fstest.AllFlags); e != 0 {
+			out, e := conn.Init(fstest.AllFlags)
+			if e != 0 {
 				t.Fatalf("INIT: %v", e)
+			}
+			if has := fuse.Word32(out, initFlags2)&uint32(fuse.HasInodeDAX>>32) != 0; has != (c.window != 0) {
+				t.Fatalf("INIT: FUSE_HAS_INODE_DAX %v with a window of %d bytes", has, c.window)
 			}
 		}
 		client := fstest.Attach(conn)
@@ -164,18 +182,22 @@ func TestConformance(t *testing.T) {
 	}
 	old := unix.Umask(0)
 	t.Cleanup(func() { unix.Umask(old) })
-	for _, dir := range []struct{ fs, path string }{{"tmp", t.TempDir()}, {"tmpfs", "/dev/shm"}} {
-		t.Run(dir.fs, func(t *testing.T) {
-			if _, err := os.Stat(dir.path); err != nil {
-				t.Skip("SKIPPED: ", err)
+	for _, dir := range []struct {
+		name, path string
+		list       []conformance
+	}{{"tmp", t.TempDir(), conformances()}, {"shm", "/dev/shm", conformances()[:few]}} {
+		t.Run(dir.name, func(t *testing.T) {
+			var st unix.Statfs_t
+			if err := unix.Statfs(dir.path, &st); err != nil {
+				t.Skip("SKIPPED: ", dir.path, ": ", err)
 			}
 			k := fstest.Knobs{Entries: 150, Data: 300 << 10}
 			want := control(t, dir.path, k)
-			for _, c := range conformances(dir.fs) {
+			for _, c := range dir.list {
 				t.Run(c.name(), func(t *testing.T) {
 					t.Parallel()
 					got := c.run(t, emptyDir(t, dir.path), fstest.Cases(), k)
-					for _, p := range fstest.Compare(want, got, fstest.Differences(), c.labels(dir.fs)...) {
+					for _, p := range fstest.Compare(want, got, fstest.Differences(), c.labels(&st)...) {
 						t.Error(p)
 					}
 				})
@@ -184,8 +206,12 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-func (c conformance) labels(fs string) []string {
-	list := []string{"raw", fs, c.policy.Name}
+// labels say what is run, on a directory of the file system.
+func (c conformance) labels(fs *unix.Statfs_t) []string {
+	list := []string{"raw", c.policy.Name}
+	if fs.Type == unix.TMPFS_MAGIC {
+		list = append(list, "tmpfs")
+	}
 	if c.options.Devices {
 		list = append(list, "devices")
 	}
@@ -198,27 +224,29 @@ func (c conformance) name() string {
 	if c.server.Writeback {
 		name += ",writeback"
 	}
+	if c.window != 0 {
+		name += ",window"
+	}
 	return name
 }
 
-// conformances has each policy, each service with one queue and with four, and
-// each way to keep inodes once.
-func conformances(fs string) []conformance {
-	list := []conformance{
+// conformances has each policy, each service with one queue and with four, each way
+// to keep inodes, and a window, once; the first few differ in what the host's file
+// system has a part in.
+func conformances() []conformance {
+	return []conformance{
 		{policy: virtiofs.Auto(), service: ServiceAuto, queues: 4},
 		{policy: virtiofs.Auto(), service: ServiceAuto, queues: 1, options: passthrough.Options{Handles: passthrough.HandlesNever}},
-	}
-	if fs == "tmpfs" {
-		return list
-	}
-	return append(list,
-		conformance{policy: virtiofs.Never(), service: ServiceExit, queues: 1, options: passthrough.Options{Devices: true}},
-		conformance{policy: virtiofs.Metadata(), service: ServiceExit, queues: 4},
-		conformance{policy: virtiofs.Always(), service: ServiceWorker, queues: 4},
-		conformance{policy: virtiofs.Always(), service: ServiceWorker, queues: 1,
+		{policy: virtiofs.Auto(), service: ServiceAuto, queues: 2, server: virtiofs.Options{DAX: virtiofs.DAXInode}, window: 4 << 20},
+		{policy: virtiofs.Never(), service: ServiceExit, queues: 1, options: passthrough.Options{Devices: true}},
+		{policy: virtiofs.Metadata(), service: ServiceExit, queues: 4},
+		{policy: virtiofs.Always(), service: ServiceWorker, queues: 4},
+		{policy: virtiofs.Always(), service: ServiceWorker, queues: 1,
 			options: passthrough.Options{Writeback: true}, server: virtiofs.Options{Writeback: true}},
-	)
+	}
 }
+
+const few = 3
 
 // TestConformanceManyEntries is the cases about directories with 5,000 entries.
 func TestConformanceManyEntries(t *testing.T) {

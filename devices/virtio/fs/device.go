@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"strings"
 	"sync/atomic"
 	"unicode/utf8"
@@ -35,11 +36,15 @@ const (
 	TagSize = 36
 	// MaxRequestQueues is the most request queues of one device.
 	MaxRequestQueues = 8
+	// MinWindow is the smallest DAX window in bytes: Linux refuses the device when
+	// one does not begin and end at multiples of it (check_pfn_span).
+	MinWindow = 2 << 20
 
 	class      = 0x018000    // PCI: mass storage controller, other
 	configSize = TagSize + 4 // tag[36], le32 num_request_queues
 	hiprio     = 0           // the queue for FORGET; requests from 1 without the notification feature
 	hiprioSize = 128
+	windowID   = 0 // of the window among the shared memory regions
 )
 
 // Options describe one device.
@@ -49,6 +54,9 @@ type Options struct {
 	RequestQueues int              // 1 to MaxRequestQueues, best one per vCPU
 	Service       Service          //
 	QueueSize     uint16           // largest request ring, a power of two up to queue.MaxSize; 0 is that
+	// WindowSize is the length in bytes of the DAX window, which is shared memory
+	// region 0 (§5.11.6.4): a power of two of at least MinWindow; 0 is none.
+	WindowSize uint64
 }
 
 // server is what the device needs of a virtiofs.Server.
@@ -63,6 +71,7 @@ type Device struct {
 	server server
 	config [configSize]byte
 	sizes  []uint16
+	shared []virtio.SharedMemory
 	policy Service
 	live   atomic.Pointer[session]
 }
@@ -90,6 +99,8 @@ func newDevice(o Options, s server) (*Device, error) {
 		return nil, fmt.Errorf("virtio-fs: queue size %d: give a power of two up to %d", o.QueueSize, queue.MaxSize)
 	case o.Service > ServiceWorker:
 		return nil, fmt.Errorf("virtio-fs: unknown service policy %d", o.Service)
+	case o.WindowSize != 0 && (o.WindowSize < MinWindow || bits.OnesCount64(o.WindowSize) != 1):
+		return nil, fmt.Errorf("virtio-fs: DAX window of %d bytes: give a power of two of at least %d, or 0", o.WindowSize, MinWindow)
 	}
 	d := &Device{server: s, policy: o.Service, sizes: []uint16{hiprioSize}}
 	copy(d.config[:], o.Tag)
@@ -97,12 +108,15 @@ func newDevice(o Options, s server) (*Device, error) {
 	for range o.RequestQueues {
 		d.sizes = append(d.sizes, o.QueueSize)
 	}
+	if o.WindowSize != 0 {
+		d.shared = []virtio.SharedMemory{{ID: windowID, Size: o.WindowSize}}
+	}
 	return d, nil
 }
 
 // Info says what the device is.
 func (d *Device) Info() virtio.Info {
-	return virtio.Info{ID: virtio.IDFS, Class: class, QueueSizes: d.sizes, ConfigLen: configSize}
+	return virtio.Info{ID: virtio.IDFS, Class: class, QueueSizes: d.sizes, ConfigLen: configSize, Shared: d.shared}
 }
 
 // Config reads the tag and the number of request queues (§5.11.4).

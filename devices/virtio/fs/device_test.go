@@ -25,6 +25,8 @@ func TestNewRefuses(t *testing.T) {
 		"odd queue size":  {Tag: "a", RequestQueues: 1, QueueSize: 100},
 		"huge queue size": {Tag: "a", RequestQueues: 1, QueueSize: 2048},
 		"unknown service": {Tag: "a", RequestQueues: 1, Service: 3},
+		"small window":    {Tag: "a", RequestQueues: 1, WindowSize: 1 << 20},
+		"odd window":      {Tag: "a", RequestQueues: 1, WindowSize: 3 << 20},
 	} {
 		if _, err := newDevice(o, newFake()); err == nil {
 			t.Errorf("%s: accepted", name)

@@ -18,7 +18,8 @@ const (
 	ramSize  = 8 << 20
 	ringSize = 64
 	features = queue.FeatureIndirect | queue.FeatureEventIdx
-	patience = 20 * time.Second // for what must happen; its length decides nothing else
+	windowAt = ramBase + ramSize // so that a range may cross from one into the other
+	patience = 20 * time.Second  // for what must happen; its length decides nothing else
 )
 
 // rig is a device with its driver in fake memory.
@@ -30,7 +31,8 @@ type rig struct {
 	env   virtio.Env
 	bells []chan struct{} // one a queue: an interrupt came
 
-	broke chan error // why the device asked for a reset
+	windows []memory.Region
+	broke   chan error // why the device asked for a reset
 }
 
 // Queue and ConfigChanged make the rig the device's interrupter.
@@ -45,14 +47,15 @@ func (g *rig) ConfigChanged() { g.t.Error("configuration change") }
 
 func (g *rig) fail(err error) { g.broke <- err }
 
-// newRig returns an active device that serves with srv.
-func newRig(t testing.TB, srv server, policy Service, requestQueues int) *rig {
+// newRig returns an active device that serves with srv, for a guest with windows in
+// its memory.
+func newRig(t testing.TB, srv server, policy Service, requestQueues int, windows ...memory.Region) *rig {
 	t.Helper()
 	d, err := newDevice(Options{Tag: "test", RequestQueues: requestQueues, Service: policy, QueueSize: ringSize}, srv)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &rig{t: t, d: d, broke: make(chan error, 10)}
+	g := &rig{t: t, d: d, windows: windows, broke: make(chan error, 10)}
 	for range d.Info().QueueSizes {
 		g.bells = append(g.bells, make(chan struct{}, 1))
 	}
@@ -64,6 +67,11 @@ func newRig(t testing.TB, srv server, policy Service, requestQueues int) *rig {
 // activate makes new rings in new memory, as a driver does after a reset.
 func (g *rig) activate() {
 	g.mem = queuetest.Memory(g.t, ramBase, ramSize)
+	for _, w := range g.windows {
+		if err := g.mem.AddWindow(w); err != nil {
+			g.t.Fatal(err)
+		}
+	}
 	g.rings = nil
 	g.env = virtio.Env{Mem: g.mem, Features: features, Irq: g, Broken: g.fail}
 	at := ramBase

@@ -29,21 +29,31 @@ type share struct {
 
 func newShare(tb testing.TB) *share {
 	tb.Helper()
+	return serveDir(tb, passthrough.Options{}, virtiofs.Options{})
+}
+
+// serveDir is a share with options, at windowAt the window among them.
+func serveDir(tb testing.TB, o passthrough.Options, so virtiofs.Options) *share {
+	tb.Helper()
 	dir := filepath.Join(tb.TempDir(), "share")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		tb.Fatal(err)
 	}
-	host, err := passthrough.New(dir, passthrough.Options{})
+	host, err := passthrough.New(dir, o)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := virtiofs.NewServer(host, virtiofs.Options{})
+	s := virtiofs.NewServer(host, so)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
 		}
 	})
-	return &share{newRig(tb, s, ServiceAuto, 1), dir, fstest.Dial(tb, s)}
+	var windows []memory.Region
+	if o.Window != nil {
+		windows = append(windows, memory.Region{GPA: windowAt, Data: o.Window.Reservation()})
+	}
+	return &share{newRig(tb, s, ServiceAuto, 1, windows...), dir, fstest.Dial(tb, s)}
 }
 
 // request is a message laid out in guest memory as Linux does it: header,

@@ -11,7 +11,8 @@ import (
 )
 
 // What can be wrong with a descriptor chain (virtio 1.3 §2.7.4, §2.7.5). An
-// address outside guest RAM is memory.ErrAddress.
+// address outside guest memory is memory.ErrAddress, and so is that of an indirect
+// table outside RAM. Buffers may lie in a window.
 var (
 	ErrIndex         = errors.New("queue: descriptor index outside its table")
 	ErrLoop          = errors.New("queue: descriptor chain longer than its table")

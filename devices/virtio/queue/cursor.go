@@ -30,32 +30,36 @@ func (c *Cursor) Len() int { return c.left }
 func (c *Cursor) Reset() { c.i, c.off, c.left = c.lo, 0, c.size }
 
 // Copy takes the next len(dst) bytes. It fails with ErrShort, taking none, when
-// fewer are left, and with memory.ErrAddress where the bytes are not in RAM.
+// fewer are left, and with memory.ErrFault when some lie in a page of a window that
+// the host cannot provide: then it stands at the buffer with that page.
 func (c *Cursor) Copy(dst []byte) error {
 	if len(dst) > c.left {
 		return ErrShort
 	}
 	for len(dst) > 0 {
-		b, err := c.piece(len(dst))
-		if err != nil {
+		n := min(len(dst), c.here())
+		if err := c.chain.mem.Load(c.at(), dst[:n]); err != nil {
 			return err
 		}
-		dst = dst[copy(dst, b):]
+		c.advance(n)
+		dst = dst[n:]
 	}
 	return nil
 }
 
-// Put writes src to the next len(src) bytes; errors as Copy.
+// Put writes src to the next len(src) bytes; errors as Copy. memory.ErrFault is
+// also a page that may not be written.
 func (c *Cursor) Put(src []byte) error {
 	if len(src) > c.left {
 		return ErrShort
 	}
 	for len(src) > 0 {
-		b, err := c.piece(len(src))
-		if err != nil {
+		n := min(len(src), c.here())
+		if err := c.chain.mem.Store(c.at(), src[:n]); err != nil {
 			return err
 		}
-		src = src[copy(b, src):]
+		c.advance(n)
+		src = src[n:]
 	}
 	return nil
 }
@@ -82,8 +86,7 @@ func (c *Cursor) Rest(max uint32) []unix.Iovec {
 	}
 	want := min(uint64(max), uint64(c.left))
 	n := min(uint64(c.here()), want)
-	first := c.chain.at[c.i] + memory.GPA(c.off)
-	iov, err := c.chain.mem.Iovec(first, uint32(n), c.chain.scratch[c.lo:c.lo:c.hi])
+	iov, err := c.chain.mem.Iovec(c.at(), uint32(n), c.chain.scratch[c.lo:c.lo:c.hi])
 	if err != nil {
 		return nil // cannot be: Fetch checked the whole buffer
 	}
@@ -101,16 +104,8 @@ func (c *Cursor) Rest(max uint32) []unix.Iovec {
 // not: Fetch drops empty buffers.
 func (c *Cursor) here() int { return int(c.chain.iov[c.i].Len) - c.off }
 
-// piece passes over at most max bytes that lie in one buffer and returns them.
-func (c *Cursor) piece(max int) ([]byte, error) {
-	n := min(max, c.here())
-	b, err := c.chain.mem.Slice(c.chain.at[c.i]+memory.GPA(c.off), uint32(n))
-	if err != nil {
-		return nil, err
-	}
-	c.advance(n)
-	return b, nil
-}
+// at is the address of the next byte.
+func (c *Cursor) at() memory.GPA { return c.chain.at[c.i] + memory.GPA(c.off) }
 
 func (c *Cursor) advance(n int) {
 	c.left -= n

@@ -3,20 +3,30 @@ package queue_test
 import (
 	"testing"
 
+	"tenon/devices/memory"
+	"tenon/devices/memory/memorytest"
 	"tenon/devices/virtio/queue"
 	"tenon/devices/virtio/queue/queuetest"
 )
 
 // FuzzChain gives the device a ring, tables and an index that are any bytes at
-// all. Whatever comes out must stay inside guest memory and inside the chain.
+// all, with a window behind RAM. Whatever comes out must stay inside guest memory and
+// inside the chain.
 func FuzzChain(f *testing.F) {
+	w := memorytest.NewWindow(f, outside)
 	for _, h := range hostiles() {
 		r, _ := pair(f, 8, all)
 		h.make(r)
 		f.Add(r.Read(base, 512), r.Read(data, 128))
 	}
+	for _, off := range []memory.GPA{memorytest.Shown, memorytest.Barred - 5, memorytest.Gone} {
+		r, _ := pair(f, 8, all)
+		r.Add(queuetest.Buffer{At: outside + off, Len: 100}, queuetest.Buffer{At: data, Len: 5},
+			queuetest.Buffer{At: outside + off, Len: 100, Write: true})
+		f.Add(r.Read(base, 512), r.Read(data, 128))
+	}
 	f.Fuzz(func(t *testing.T, ring, tables []byte) {
-		r, q := pair(t, 8, all)
+		r, q, m := pairBeside(t, w.Region, 8, all)
 		r.Write(base, ring[:min(len(ring), 4096)])
 		r.Write(data, tables[:min(len(tables), 4096)])
 		c := queue.NewChain(room)
@@ -25,7 +35,7 @@ func FuzzChain(f *testing.F) {
 			if !ok || err != nil {
 				return
 			}
-			checkChain(t, c)
+			checkChain(t, c, m, w)
 			q.Push(c.Head, 0)
 			q.MustSignal()
 			q.Listen()
@@ -33,11 +43,16 @@ func FuzzChain(f *testing.F) {
 	})
 }
 
-func checkChain(t *testing.T, c *queue.Chain) {
+func checkChain(t *testing.T, c *queue.Chain, m *memory.Map, w *memorytest.Window) {
 	for name, part := range map[string]*queue.Cursor{"in": &c.In, "out": &c.Out} {
-		iov, sum := part.Rest(1<<32-1), 0
+		iov, sum, faults := part.Rest(1<<32-1), 0, false
 		for _, v := range iov {
 			sum += int(v.Len)
+			shown := within(v, w.Data)
+			faults = faults || shown
+			if !shown && !within(v, m.Regions()[0].Data) {
+				t.Fatalf("%s: an iovec of %d bytes lies outside guest memory", name, v.Len)
+			}
 		}
 		if sum != part.Len() || len(iov) > room {
 			t.Fatalf("%s: %d iovecs of %d bytes for %d", name, len(iov), sum, part.Len())
@@ -47,7 +62,16 @@ func checkChain(t *testing.T, c *queue.Chain) {
 			t.Fatalf("%s: Skip: %v", name, err)
 		}
 		for b := [7]byte{}; part.Len() >= len(b); {
-			if err := part.Copy(b[:]); err != nil {
+			before := part.Len()
+			if err := part.Copy(b[:]); err == memory.ErrFault && faults {
+				// It stands where the fault is.
+				if part.Len() > before || part.Len() <= before-len(b) {
+					t.Fatalf("%s: Copy of %d bytes that failed: %d of %d left", name, len(b), part.Len(), before)
+				}
+				if err := part.Skip(part.Len() - before + len(b)); err != nil {
+					t.Fatalf("%s: Skip: %v", name, err)
+				}
+			} else if err != nil {
 				t.Fatalf("%s: Copy with %d left: %v", name, part.Len(), err)
 			}
 			if part.Len() > 1<<12 {

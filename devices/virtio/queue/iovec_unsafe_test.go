@@ -13,3 +13,9 @@ func bytesOf(iov []unix.Iovec) (out []byte) {
 	}
 	return out
 }
+
+// within says that all the iovec's bytes are among b.
+func within(v unix.Iovec, b []byte) bool {
+	first, start := uintptr(unsafe.Pointer(v.Base)), uintptr(unsafe.Pointer(&b[0]))
+	return first >= start && first-start <= uintptr(len(b)) && v.Len <= uint64(len(b))-uint64(first-start)
+}

@@ -30,6 +30,18 @@ func pair(t testing.TB, n uint16, features uint64) (*queuetest.Ring, *queue.Queu
 	return r, r.Device(features)
 }
 
+// pairBeside is pair with a window in the same guest's memory.
+func pairBeside(t testing.TB, w memory.Region, n uint16, features uint64) (*queuetest.Ring, *queue.Queue, *memory.Map) {
+	t.Helper()
+	m := queuetest.Memory(t, base, size)
+	if err := m.AddWindow(w); err != nil {
+		t.Fatal(err)
+	}
+	l, _ := queuetest.Place(base, n)
+	r := queuetest.New(t, m, l, features)
+	return r, r.Device(features), m
+}
+
 func TestNewRefuses(t *testing.T) {
 	m := queuetest.Memory(t, base, size)
 	good, _ := queuetest.Place(base, 8)

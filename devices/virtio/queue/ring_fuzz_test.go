@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"tenon/devices/memory"
+	"tenon/devices/memory/memorytest"
 	"tenon/devices/virtio/queue"
 	"tenon/devices/virtio/queue/queuetest"
 )
@@ -14,6 +15,7 @@ import (
 // lies in memory and inside the limits or an error, and never more chains at a time
 // than the ring has entries.
 func FuzzRing(f *testing.F) {
+	w := memorytest.NewWindow(f, outside)
 	for features := range uint8(4) {
 		f.Add(features, []byte{0, 3, 8, 1, 2, 8, 10, 8, 9, 11})
 		f.Add(features, []byte{1, 5, 8, 8, 2, 0, 4, 7, 8, 3, 1, 1, 8, 9, 4, 255, 8, 5, 9, 8})
@@ -27,8 +29,8 @@ func FuzzRing(f *testing.F) {
 		if bits&2 != 0 {
 			features |= queue.FeatureEventIdx
 		}
-		r, q := pair(t, 8, features)
-		d := &duel{t: t, r: r, q: q, c: queue.NewChain(room), script: script[:min(len(script), 400)]}
+		r, q, m := pairBeside(t, w.Region, 8, features)
+		d := &duel{t: t, r: r, q: q, m: m, w: w, c: queue.NewChain(room), script: script[:min(len(script), 400)]}
 		for len(d.script) > 0 && d.step() == nil {
 		}
 	})
@@ -40,6 +42,8 @@ type duel struct {
 	r      *queuetest.Ring
 	q      *queue.Queue
 	c      *queue.Chain
+	m      *memory.Map
+	w      *memorytest.Window
 	held   []uint16 // heads of the chains that are popped and not pushed
 	script []byte
 }
@@ -53,7 +57,7 @@ func (d *duel) next() uint16 {
 	return uint16(v)
 }
 
-// address is mostly in memory, and sometimes at its borders.
+// address is mostly in RAM, and sometimes at its border with the window.
 func (d *duel) address() memory.GPA {
 	switch v := memory.GPA(d.next()); {
 	case v < 200:
@@ -138,7 +142,7 @@ func (d *duel) fetch(head uint16) error {
 	if d.c.Head != head {
 		d.t.Fatalf("head %d of chain %d", d.c.Head, head)
 	}
-	checkChain(d.t, d.c)
+	checkChain(d.t, d.c, d.m, d.w)
 	return nil
 }
 

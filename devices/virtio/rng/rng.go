@@ -104,15 +104,16 @@ func (s *source) Consume(limit int) (more bool) {
 	return true
 }
 
-// fill writes random bytes until the buffer or the bound is reached.
+// fill writes random bytes until the buffer or the bound is reached, or a page of a
+// window that the host cannot provide: what is before it is a short answer.
 func (s *source) fill(out *queue.Cursor) (written uint32, err error) {
 	for want := min(out.Len(), maxFill); want > 0; {
 		n, err := unix.Getrandom(s.bytes[:min(want, getrandomMax)], 0)
 		if err != nil {
 			return written, err
 		}
-		if err := out.Put(s.bytes[:n]); err != nil {
-			return written, err
+		if out.Put(s.bytes[:n]) != nil {
+			return written, nil
 		}
 		written += uint32(n)
 		want -= n

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"tenon/devices/memory"
+	"tenon/devices/memory/memorytest"
 	"tenon/devices/virtio"
 	"tenon/devices/virtio/queue"
 	"tenon/devices/virtio/queue/queuetest"
@@ -27,9 +28,14 @@ type host struct {
 func (h *host) Queue(int)      { h.irqs++ }
 func (h *host) ConfigChanged() { h.changes++ }
 
-func activate(t *testing.T, d *Device) (*queuetest.Ring, *host) {
+func activate(t *testing.T, d *Device, windows ...memory.Region) (*queuetest.Ring, *host) {
 	t.Helper()
 	m := queuetest.Memory(t, ramBase, ramSize)
+	for _, w := range windows {
+		if err := m.AddWindow(w); err != nil {
+			t.Fatal(err)
+		}
+	}
 	l, _ := queuetest.Place(ramBase, queueSize)
 	r, h := queuetest.New(t, m, l, ringBits), &host{}
 	err := d.Activate(virtio.Env{
@@ -73,6 +79,44 @@ func TestFill(t *testing.T) {
 		if !bytes.Equal(got[max(edge, 0x1000+1000):], make([]byte, len(got)-int(max(edge, 0x1000+1000)))) {
 			t.Errorf("%v: wrote past the end", c.buffers)
 		}
+	}
+	d.Reset()
+}
+
+// TestFillWindow: buffers may lie in a window; one that cannot be written ends the
+// answer, not the device.
+func TestFillWindow(t *testing.T) {
+	const at = ramBase + ramSize
+	d, w := New(), memorytest.NewWindow(t, at)
+	r, h := activate(t, d, w.Region)
+	kept := w.Read(memorytest.Kept, memorytest.Gone-memorytest.Kept)
+	for _, c := range []struct {
+		name    string
+		buffers []queuetest.Buffer
+		want    uint32
+	}{
+		{"shown", []queuetest.Buffer{{At: at + memorytest.Shown, Len: 4096, Write: true}}, 4096},
+		{"for reading only", []queuetest.Buffer{{At: at + memorytest.Kept, Len: 100, Write: true}}, 0},
+		{"not shown", []queuetest.Buffer{{At: at + memorytest.Barred, Len: 100, Write: true}}, 0},
+		{"beyond the end", []queuetest.Buffer{{At: at + memorytest.Gone, Len: 100, Write: true}}, 0},
+		{"part of it", []queuetest.Buffer{{At: data, Len: 512, Write: true}, {At: at + memorytest.Gone, Len: 512, Write: true}}, 512},
+	} {
+		w.Write(memorytest.Shown, make([]byte, 4096))
+		r.AddIndirect(ramBase+0x8000, c.buffers...)
+		d.Notify(0)
+		if _, n, ok := r.Used(); !ok || n != c.want {
+			t.Errorf("%s: %d bytes, %v", c.name, n, ok)
+		}
+		r.Listen()
+		if c.want == 4096 && bytes.Equal(w.Read(4080, 16), make([]byte, 16)) {
+			t.Errorf("%s: the end is not filled", c.name)
+		}
+	}
+	if !bytes.Equal(w.Read(memorytest.Kept, len(kept)), kept) {
+		t.Error("what may not be written has changed")
+	}
+	if len(h.broken) != 0 {
+		t.Error(h.broken)
 	}
 	d.Reset()
 }

@@ -340,6 +340,7 @@ func (g *guest) kill() {
 type figures struct {
 	Overhead int                       `json:"overhead_kib"`
 	Requests map[string]map[string]int `json:"requests"` // by tag and opcode
+	DAX      map[string]map[string]int `json:"dax"`      // by tag and what is counted (dax.Stats)
 }
 
 // figures returns the report of a guest that was ended.
@@ -452,6 +453,7 @@ func scratch(t *testing.T) string {
 var guestPrograms = map[string]func(args []string) error{
 	"agent": func([]string) error { return serveAgent(os.Stdin, os.Stdout) },
 	"mmap":  func(args []string) error { return writeMapped(args[0]) },
+	"touch": touchMapped,
 	"suite": runSuite,
 }
 

@@ -51,6 +51,7 @@ var ops = map[string]func(args []string) (string, error){
 	"fill":     opFill,                                                                                  // PATH: writes until that fails
 	"storm":    opStorm,                                                                                 // DIRECTORY SEED SECONDS
 	"tree":     func(a []string) (string, error) { return tree(a[0]) },                                  // DIRECTORY: everything in it, a line each
+	"mapping":  opMapping,                                                                               // WHAT ARG...: see mappingOps
 	"count":    opCount,                                                                                 // DIRECTORY: how many entries are below it
 }
 
@@ -67,11 +68,12 @@ func perform(op string, args ...string) (out string, err error) {
 		}
 		return out, err
 	}
-	f, ok := ops[op]
-	if !ok {
-		return "", fmt.Errorf("there is no operation %q", op)
+	for _, table := range []map[string]func([]string) (string, error){ops, viewOps} {
+		if f, ok := table[op]; ok {
+			return f(args)
+		}
 	}
-	return f(args)
+	return "", fmt.Errorf("there is no operation %q", op)
 }
 
 func opShell(args []string) (string, error) {
@@ -88,6 +90,7 @@ type attributes struct {
 	UID, GID            uint32
 	Modified, Born      int64 // ns since 1970
 	HasBirth, MountRoot bool
+	DAX                 bool
 }
 
 func statx(path string) (string, error) {
@@ -100,6 +103,7 @@ func statx(path string) (string, error) {
 		Mode: uint32(x.Mode), Links: x.Nlink, UID: x.Uid, GID: x.Gid,
 		Modified: nanoseconds(x.Mtime), Born: nanoseconds(x.Btime),
 		HasBirth: x.Mask&unix.STATX_BTIME != 0, MountRoot: x.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
+		DAX: x.Attributes&unix.STATX_ATTR_DAX != 0,
 	})
 	return string(b), err
 }

@@ -13,7 +13,7 @@ import (
 // TestRefused gives tenon what it cannot run: one line on standard error that
 // names the thing, status 125. No KVM is needed.
 func TestRefused(t *testing.T) {
-	tenon, err := binary()
+	tenon, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,8 +25,8 @@ import (
 // seconds in an emulated machine.
 const bootTime = 4 * time.Minute
 
-// binary finds bin/tenon, wherever the test was started from.
-var binary = sync.OnceValues(func() (string, error) {
+// program finds bin/tenon, wherever the test was started from.
+var program = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("TENON"); path != "" {
 		return path, nil
 	}
@@ -45,7 +45,7 @@ var binary = sync.OnceValues(func() (string, error) {
 // needKVM skips the test where no stock kernel can run.
 func needKVM(t *testing.T) string {
 	t.Helper()
-	tenon, err := binary()
+	tenon, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}

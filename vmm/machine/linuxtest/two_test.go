@@ -40,9 +40,9 @@ func TestTwoGuests(t *testing.T) {
 			c.step("locks=host "+kind, func(t *testing.T) { exclude(t, kind, at("/locked", locked)) })
 		}
 		c.step("killed waiter", func(t *testing.T) { killedWaiter(t, a, b) })
-		for _, mode := range []string{"WAL", "DELETE"} {
-			c.step("sqlite "+mode+", two guests", func(t *testing.T) { database(t, mode, at("/locked", locked)[:2]) })
-			c.step("sqlite "+mode+", guest and host", func(t *testing.T) { database(t, mode, at("/locked", locked)[1:]) })
+		for mode, locking := range map[string]string{"WAL": "EXCLUSIVE", "DELETE": "NORMAL"} {
+			c.step("sqlite "+mode+", two guests", func(t *testing.T) { database(t, mode, locking, at("/locked", locked)[:2]) })
+			c.step("sqlite "+mode+", guest and host", func(t *testing.T) { database(t, mode, locking, at("/locked", locked)[1:]) })
 		}
 		c.step("storm", func(t *testing.T) { storm(t, at("/stormy", stormy)) })
 	})
@@ -154,13 +154,13 @@ func killedWaiter(t *testing.T, a, b *guest) {
 
 // database inserts rows into one sqlite database from all places at once, each in a
 // process and transaction of its own. Nothing may get lost. A write-ahead log's index
-// is memory that its users map, which guests cannot share without DAX: so connections
-// are exclusive, which keeps it on the heap (sqlite.org/wal.html, 9). Two that become
-// exclusive at once keep each other from it, so the timeouts are short and differ.
-func database(t *testing.T, mode string, places []place) {
+// is memory that its users map, which guests cannot share without DAX: there
+// connections are exclusive, which keeps it on the heap (sqlite.org/wal.html, 9). Two
+// that become exclusive at once keep each other from it, so the timeouts are short and
+// differ.
+func database(t *testing.T, mode, locking string, places []place) {
 	needPrograms(t, "sqlite3")
 	rows := knob(t, "TENON_TEST_ROWS", 10)
-	locking := map[string]string{"WAL": "EXCLUSIVE", "DELETE": "NORMAL"}[mode]
 	sqlite := func(p place, timeout int, statements string) string {
 		return fmt.Sprintf(`cd %s && sqlite3 db '.timeout %d' "PRAGMA locking_mode=%s; %s"`, p.dir, timeout, locking, statements)
 	}
