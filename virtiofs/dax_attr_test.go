@@ -135,6 +135,16 @@ func replies(t *testing.T, c *fstest.Conn, name string) map[string]uint32 {
 	return flags
 }
 
+// needOffers skips where no file is offered for the window.
+func needOffers(t *testing.T, dir string) {
+	t.Helper()
+	var fs unix.Statfs_t
+	must(t, unix.Statfs(dir, &fs))
+	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		t.Skipf("SKIPPED: %s is on an overlayfs, of which no file is offered for the window (set TMPDIR)", dir)
+	}
+}
+
 // TestAttrDAX: which files are marked for the window: regular ones, by size or all,
 // in sessions that have agreed to it.
 func TestAttrDAX(t *testing.T) {
@@ -159,6 +169,7 @@ func TestAttrDAX(t *testing.T) {
 			w, err := dax.New(daxBytes)
 			must(t, err)
 			dir, c := serveWith(t, passthrough.Options{Window: w}, x.so)
+			needOffers(t, dir)
 			for name, size := range map[string]int{"empty": 0, "small": least - 1, "least": least, "large": 4 * least} {
 				write(t, filepath.Join(dir, name), string(make([]byte, size)))
 			}
@@ -188,6 +199,7 @@ func (f unmappable) Lookup(p virtiofs.NodeID, name virtiofs.Name, e *virtiofs.En
 
 // TestAttrDAXUnmappable: what cannot be mapped is not marked, however large.
 func TestAttrDAXUnmappable(t *testing.T) {
+	needOffers(t, t.TempDir())
 	for can, want := range map[bool]uint32{true: fuse.AttrDAX, false: 0} {
 		w, err := dax.New(daxBytes)
 		must(t, err)

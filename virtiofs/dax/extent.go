@@ -72,11 +72,20 @@ type table struct {
 // when it gets none.
 const maxExtents = 16384
 
+func extentLimit(ranges uint64) int { return int(min(2*ranges+64, maxExtents)) }
+
+// Mappings is how many mappings of the process (vm.max_map_count) a window of so many
+// bytes takes at most: an extent is a piece of a file, what is beyond the file's end,
+// and nothing in between the next; a plug cuts one in two.
+func Mappings(size uint64) uint64 {
+	return 3*uint64(extentLimit(size/RangeSize)) + 2*maxPlugs + 1
+}
+
 func newTable(ranges uint64) table {
 	return table{
 		ranges: make([]*extent, ranges),
 		known:  make(map[uint64]*file),
-		limit:  int(min(2*ranges+64, maxExtents)),
+		limit:  extentLimit(ranges),
 	}
 }
 

@@ -93,6 +93,10 @@ func (w *Window) Examine(at uint64, write bool) Cause {
 		return Protected
 	}
 	p := w.lookup(at &^ (PageSize - 1))
+	if p.plug == plugTrip {
+		w.untrip(p.at)
+		p = w.lookup(p.at)
+	}
 	c, sure := w.judge(p, write)
 	if sure {
 		return c
@@ -149,12 +153,15 @@ func (w *Window) reopen(file uint64, write bool) (int, unix.Errno) {
 
 // fit has an extent show its file up to its end, and hides the rest. fd is open
 // for writing too if the extent is. After an error the extent may be gone.
+//
+// What has grown is mapped together with what was shown before it: see seam.
 func (w *Window) fit(x *extent, size uint64, fd int) unix.Errno {
 	want := within(size, x.off, x.n)
 	var e unix.Errno
 	switch {
 	case want > x.shown:
-		e = w.put(x.at+x.shown, want-x.shown, contents(fd, x.off+x.shown, x.write))
+		from, _ := w.seam(x, x.at+x.shown)
+		e = w.put(from, x.at+want-from, contents(fd, x.off+(from-x.at), x.write))
 	case want < x.shown:
 		e = w.put(x.at+want, x.shown-want, x.cover())
 	}
@@ -162,6 +169,25 @@ func (w *Window) fit(x *extent, size uint64, fd int) unix.Errno {
 		x.shown = want
 	}
 	return e
+}
+
+// seam is the stretch around a page in which an extent shows its file, from one plug
+// to the next. It is one mapping of the process, and stays one as it is mapped as a
+// whole: the kernel joins mappings of the same open file only, and Reopen gives another
+// one each time. A file that grows page by page, or has one page after the other
+// plugged, would take a mapping for each. w.mu is held.
+func (w *Window) seam(x *extent, at uint64) (from, to uint64) {
+	from, to = x.at, x.at+x.shown
+	for i := range w.plug {
+		switch p := w.plug[i].at; {
+		case p < from || p >= to || p == at:
+		case p < at:
+			from = p + PageSize
+		default:
+			to = p
+		}
+	}
+	return from, to
 }
 
 // cover is what the hidden part of an extent shows.

@@ -1,6 +1,7 @@
 package dax
 
 import (
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -348,8 +349,8 @@ func TestRemote(t *testing.T) {
 	w.mu.Unlock()
 	h.grow(t, f, 2*PageSize, 2*PageSize)
 	eventually(t, "a tripwire", func() bool { return w.hides(2) })
-	if remote(h.fd(f)) || remote(-1) {
-		t.Error("this is a remote file system")
+	if fs := fileSystem(h.fd(f)); slices.Contains(remoteTypes[:], fs) || fs == 0 || fileSystem(-1) != 0 {
+		t.Errorf("file system %#x, %#x for no file", fs, fileSystem(-1))
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 type plug struct {
 	at    uint64
 	id    uint64 // never that of another plug
-	store bool   // it is scratch: the guest may write
+	kind  plugKind
 	since time.Time
 }
 
@@ -25,7 +25,7 @@ type plugs struct {
 
 const (
 	// maxPlugs bounds the memory that scratch takes, and the mappings of plugs.
-	maxPlugs = 1024
+	maxPlugs = 256
 	// maxLost bounds the files that are remembered as having lost stores.
 	maxLost = 1024
 	// plugTime is how long a plug stays at least: long enough that the program
@@ -36,20 +36,28 @@ const (
 type plugKind uint8
 
 const (
-	plugNone plugKind = iota
-	plugZeros
-	plugScratch
+	plugNone    plugKind = iota
+	plugZeros            // zeros stand in
+	plugScratch          // zeros that the guest may store to
+	plugTrip             // nothing does: see Trip
 )
+
+// view is what a plug shows.
+func (k plugKind) view() view {
+	switch k {
+	case plugScratch:
+		return scratch()
+	case plugTrip:
+		return tripwire()
+	}
+	return zeros()
+}
 
 // plugged says what plugs a page. w.mu is held.
 func (w *Window) plugged(at uint64) plugKind {
 	for i := range w.plug {
-		switch p := &w.plug[i]; {
-		case p.at != at:
-		case p.store:
-			return plugScratch
-		default:
-			return plugZeros
+		if w.plug[i].at == at {
+			return w.plug[i].kind
 		}
 	}
 	return plugNone
@@ -74,12 +82,50 @@ func (w *Window) Plug(at uint64, store bool) unix.Errno {
 	if at >= w.space.size {
 		return unix.EINVAL
 	}
-	p := w.lookup(at &^ (PageSize - 1))
+	p, kind := w.lookup(at&^(PageSize-1)), plugZeros
+	if store {
+		kind = plugScratch
+	}
 	if c, _ := w.judge(p, store); c == Usable {
 		return 0
 	}
+	return w.replace(p, kind)
+}
+
+// Trip hides a page of a file for a while, so that the guest's next access to it is
+// reported: KVM keeps quiet about a page that may be used and that the host fails to
+// provide. Errors as Plug.
+func (w *Window) Trip(at uint64) unix.Errno {
+	if at >= w.space.size {
+		return unix.EINVAL
+	}
+	p := w.lookup(at &^ (PageSize - 1))
+	if p.id == 0 || p.hidden || p.plug != plugNone {
+		return 0
+	}
+	return w.replace(p, plugTrip)
+}
+
+// untrip shows the page that Trip has hidden.
+func (w *Window) untrip(at uint64) {
+	w.mu.Lock()
+	trip := plug{}
+	for _, p := range w.plug {
+		if p.at == at && p.kind == plugTrip {
+			trip = p
+		}
+	}
+	w.mu.Unlock()
+	if trip.id != 0 {
+		w.restore(trip) // if it cannot be done, the page is still hidden
+	}
+}
+
+// replace puts a plug in the place of a page, and takes the oldest away where there
+// are too many.
+func (w *Window) replace(p page, kind plugKind) unix.Errno {
 	for {
-		oldest, e := w.stop(p, store)
+		oldest, e := w.stop(p, kind)
 		if e != unix.EAGAIN {
 			return e
 		}
@@ -91,7 +137,7 @@ func (w *Window) Plug(at uint64, store bool) unix.Errno {
 
 // stop plugs the page unless it shows something else by now. EAGAIN: the oldest
 // plug must make way first.
-func (w *Window) stop(p page, store bool) (oldest plug, e unix.Errno) {
+func (w *Window) stop(p page, kind plugKind) (oldest plug, e unix.Errno) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed || w.look(p.at) != p {
@@ -100,17 +146,13 @@ func (w *Window) stop(p page, store bool) (oldest plug, e unix.Errno) {
 	if len(w.plug) >= maxPlugs {
 		return w.plug[0], unix.EAGAIN
 	}
-	v := zeros()
-	if store {
-		v = scratch()
-	}
 	defer w.tidy()
-	if e := w.put(p.at, PageSize, v); e != 0 {
+	if e := w.put(p.at, PageSize, kind.view()); e != 0 {
 		return plug{}, e
 	}
 	w.plugID++
-	w.plug = append(w.plug, plug{at: p.at, id: w.plugID, store: store, since: time.Now()})
-	if store && p.id != 0 {
+	w.plug = append(w.plug, plug{at: p.at, id: w.plugID, kind: kind, since: time.Now()})
+	if kind == plugScratch && p.id != 0 {
 		w.lose(p.file)
 	}
 	w.keep()
@@ -144,7 +186,8 @@ func (w *Window) restore(old plug) unix.Errno {
 	case old.at-x.at >= x.shown:
 		return w.put(old.at, PageSize, x.cover())
 	case fd >= 0: // of the same file: what replaces an extent takes the plugs in it
-		return w.put(old.at, PageSize, contents(fd, x.off+(old.at-x.at), x.write))
+		from, to := w.seam(x, old.at)
+		return w.put(from, to-from, contents(fd, x.off+(from-x.at), x.write))
 	}
 	// The file cannot be had: whoever comes here next asks for it again.
 	at := old.at - x.at

@@ -93,6 +93,52 @@ func TestPlug(t *testing.T) {
 	}
 }
 
+// TestTrip: a page of a file is hidden until somebody asks why, or for a while. Other
+// pages stay.
+func TestTrip(t *testing.T) {
+	w, h := newRig(t, RangeSize)
+	f := h.add(t, 4*PageSize)
+	setup(t, w, h, Mapping{File: f, Len: 8 * PageSize, Write: true})
+	w.hold(t)
+	trip := func(page uint64) {
+		if e := w.Trip(page*PageSize + 5); e != 0 {
+			t.Errorf("page %d: %v", page, e)
+		}
+		w.verify(t)
+	}
+	for _, page := range []uint64{1, 1, 2, 5, 30} { // twice, another, beyond the end, shows nothing
+		trip(page)
+	}
+	if n := w.plugsLeft(); n != 2 {
+		t.Errorf("%d pages are hidden", n)
+	}
+	expect(t, w, PageSize, want{gone: true})
+	expect(t, w, 3*PageSize, want{f, 3, false})
+	for _, write := range []bool{false, true} {
+		trip(1)
+		if got := w.Examine(PageSize, write); got != Usable {
+			t.Errorf("Examine(write %v) is %v", write, got)
+		}
+		expect(t, w, PageSize, want{f, 1, false})
+		w.verify(t)
+	}
+	trip(1)
+	plugIt(t, w, PageSize, true) // the host fails all the same
+	if _, e := w.store(PageSize, []byte("x")); e != 0 || !w.Lost(f) {
+		t.Errorf("a store gives %v, or is not lost", e)
+	}
+	w.verify(t)
+	trip(3)
+	w.letGo(t)
+	for page := range uint64(4) {
+		expect(t, w, page*PageSize, want{f, page, false})
+	}
+	w.verify(t)
+	if e := w.Trip(RangeSize); e != unix.EINVAL {
+		t.Errorf("outside the window: %v", e)
+	}
+}
+
 // TestPlugUpgrade: a page is loaded from, then stored to.
 func TestPlugUpgrade(t *testing.T) {
 	w, h := newRig(t, RangeSize)
@@ -109,15 +155,15 @@ func TestPlugUpgrade(t *testing.T) {
 	w.verify(t)
 }
 
-// TestPlugBound: however many pages a guest runs into, it costs 1024 pages.
+// TestPlugBound: however many pages a guest runs into, it costs a bounded number of pages.
 func TestPlugBound(t *testing.T) {
 	w, h := newRig(t, 8*RangeSize)
 	f := h.add(t, 2*RangeSize)
 	setup(t, w, h, Mapping{File: f, Len: 8 * RangeSize})
 	w.hold(t)
 	for p := range uint64(4096) {
-		plugIt(t, w, p*PageSize, p%3 != 0 || p < 1024)
-		if n := w.plugsLeft(); n > 1024 {
+		plugIt(t, w, p*PageSize, p%3 != 0 || p < maxPlugs)
+		if n := w.plugsLeft(); n > maxPlugs {
 			t.Fatalf("%d plugs", n)
 		}
 	}
@@ -128,7 +174,7 @@ func TestPlugBound(t *testing.T) {
 			scratch += int(a.to-a.from) / PageSize
 		}
 	}
-	if scratch > 1024 {
+	if scratch > maxPlugs {
 		t.Errorf("%d scratch pages", scratch)
 	}
 	w.letGo(t)
@@ -142,13 +188,13 @@ func TestPlugOldest(t *testing.T) {
 	f := h.add(t, PageSize)
 	setup(t, w, h, Mapping{File: f, Len: 4 * RangeSize})
 	w.hold(t)
-	for p := uint64(1); p <= 1025; p++ {
+	for p := uint64(1); p <= maxPlugs+1; p++ {
 		plugIt(t, w, p*PageSize, true)
 	}
-	expect(t, w, PageSize, append([]want{hidden}, append(all(want{}, 1024), hidden)...)...)
+	expect(t, w, PageSize, append([]want{hidden}, append(all(want{}, maxPlugs), hidden)...)...)
 	w.verify(t)
 	h.failing(unix.ENFILE) // tripwires come without the file
-	plugIt(t, w, 1026*PageSize, true)
+	plugIt(t, w, (maxPlugs+2)*PageSize, true)
 	expect(t, w, PageSize, hidden, hidden, want{})
 	h.failing(0)
 	w.letGo(t)

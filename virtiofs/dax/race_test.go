@@ -69,7 +69,7 @@ func TestPlugLate(t *testing.T) {
 	setup(t, w, h, Mapping{File: f, Len: 4 * PageSize})
 	p := w.lookup(2 * PageSize)
 	setup(t, w, h, Mapping{File: g, Len: 4 * PageSize})
-	if _, e := w.stop(p, true); e != 0 {
+	if _, e := w.stop(p, plugScratch); e != 0 {
 		t.Errorf("stop: %v", e)
 	}
 	expect(t, w, 0, pages(g, 0, 4)...)
@@ -104,18 +104,25 @@ func TestHideLate(t *testing.T) {
 	w.verify(t)
 }
 
-// TestWritableLate: an extent becomes writable while its file is opened for reading,
-// because it has grown.
+// TestWritableLate: an extent becomes writable while its file, which grows, is opened
+// for reading. It is looked at again.
 func TestWritableLate(t *testing.T) {
 	w, h := newRig(t, RangeSize)
 	f := h.add(t, PageSize)
 	setup(t, w, h, Mapping{File: f, Len: 4 * PageSize})
+	w.mu.Lock()
+	x := w.known[f]
+	w.unfollow(x)
+	x.wd = 1 << 30 // of which no event comes
+	w.wds[x.wd] = x
+	w.mu.Unlock()
 	h.before(func() {
 		setup(t, w, h, Mapping{File: f, Offset: 2 * PageSize, Len: 4 * PageSize, At: 8 * PageSize, Write: true})
+		if err := h.files[f-1].Truncate(4 * PageSize); err != nil {
+			t.Error(err)
+		}
 	})
-	if err := h.files[f-1].Truncate(4 * PageSize); err != nil {
-		t.Fatal(err)
-	}
+	w.check(f)
 	eventually(t, "the file has grown", func() bool { return w.shownOf(f) == 6*PageSize })
 	if _, e := w.store(8*PageSize, []byte("x")); e != 0 {
 		t.Error(e)

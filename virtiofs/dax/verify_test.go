@@ -51,7 +51,11 @@ func (w *Window) verify(t testing.TB) {
 	inodes := make(map[uint64]uint64)
 	next := uint64(0)
 	wrong := 0
-	for _, a := range w.areas(t) {
+	areas := w.areas(t)
+	if most := 3*w.extents + 2*len(w.plug) + 1; len(areas) > most {
+		t.Errorf("%d mappings of the process for %d extents and %d plugs", len(areas), w.extents, len(w.plug))
+	}
+	for _, a := range areas {
 		if a.from != next {
 			t.Errorf("there is nothing at %#x to %#x", next, a.from)
 		}
@@ -64,6 +68,8 @@ func (w *Window) verify(t testing.TB) {
 			switch {
 			case p.plug == plugScratch:
 				must = "rw-p file false"
+			case p.plug == plugTrip:
+				must = "---p file false"
 			case p.plug == plugZeros, p.id == 0, p.hidden && p.zeroed:
 			case p.hidden:
 				must = "---p file false"

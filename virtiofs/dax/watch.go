@@ -3,7 +3,6 @@ package dax
 import (
 	"encoding/binary"
 	"os"
-	"slices"
 	"sort"
 	"time"
 
@@ -39,7 +38,7 @@ const (
 
 // follow watches a file of which something will be shown. w.mu is held.
 func (w *Window) follow(f *file, fd int) {
-	if f.remote = remote(fd); f.remote {
+	if f.remote {
 		w.keep()
 	}
 	if w.ino == nil {
@@ -62,13 +61,18 @@ func (w *Window) follow(f *file, fd int) {
 	f.twin, w.wds[wd] = w.wds[wd], f
 }
 
-// remote says whether a file can change without a system call on this machine.
-func remote(fd int) bool {
+// fileSystem is the type of the file system that a file is on (statfs(2)), 0 if that
+// cannot be found out.
+func fileSystem(fd int) int64 {
 	var fs unix.Statfs_t
-	return unix.Fstatfs(fd, &fs) == nil && slices.Contains(remoteTypes[:], fs.Type)
+	if unix.Fstatfs(fd, &fs) != nil {
+		return 0
+	}
+	return fs.Type
 }
 
-// remoteTypes is the types of such file systems (statfs(2), linux/magic.h).
+// remoteTypes is those whose files can change without a system call on this machine
+// (linux/magic.h).
 var remoteTypes = [...]int64{
 	unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC,
 	unix.CEPH_SUPER_MAGIC, unix.V9FS_MAGIC, unix.FUSE_SUPER_MAGIC, unix.AFS_SUPER_MAGIC,

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +54,7 @@ type Window struct {
 
 	// mu guards the model and the system calls that change what is shown, so that
 	// both say the same, and file sizes that are asked for them. Nothing that may
-	// wait for storage is done under it.
+	// wait for a disk is done under it; a network file system may hold all of them.
 	mu     sync.Mutex
 	closed bool
 	table
@@ -131,6 +132,11 @@ func (w *Window) show(fd int, m Mapping) (shown uint64, e unix.Errno) {
 	w.rest(f)
 	defer w.tidy()
 	if fresh {
+		fs := fileSystem(fd)
+		if fs == unix.HUGETLBFS_MAGIC {
+			return 0, unix.ENODEV // mmap(2) rounds up to huge pages: over what is beside us
+		}
+		f.remote = slices.Contains(remoteTypes[:], fs)
 		if e = mappable(contents(fd, 0, m.Write)); e != 0 {
 			return 0, e
 		}

@@ -199,6 +199,10 @@ func (f *FS) Reset() {
 
 // Close drops everything, the root included. No call may be under way or follow.
 func (f *FS) Close() error {
+	var err error
+	if f.window != nil {
+		err = f.window.Close() // first: it opens files on its own account
+	}
 	f.Reset()
 	for _, n := range f.inodes.permanent {
 		if n != nil {
@@ -217,10 +221,7 @@ func (f *FS) Close() error {
 			*fd = -1
 		}
 	}
-	if f.window == nil {
-		return nil
-	}
-	return f.window.Close()
+	return err
 }
 
 // Statfs implements virtiofs.Volume.

@@ -125,8 +125,9 @@ const (
 )
 
 // maps says that files of the volume can be mapped, for all that is known: some file
-// systems, of a network or in user space, have no mappings that are shared (ENODEV).
-// The first file that can be opened tells for all of them.
+// systems, of a network or in user space, have no mappings that are shared (ENODEV),
+// and overlayfs none that would stay with the file. The first file that can be opened
+// tells for all of them.
 func (f *FS) maps(m *mount, id virtiofs.NodeID) bool {
 	if m == nil {
 		return true
@@ -153,7 +154,17 @@ func (f *FS) maps(m *mount, id virtiofs.NodeID) bool {
 }
 
 // mapsShared makes a mapping of an open file, and drops it unseen.
+//
+// Of a file that an overlayfs has in a lower layer, a mapping, and each that is made
+// later by the same open file, shows what the file was for ever, once anybody has
+// opened it for writing ("Non-standard behavior" in overlayfs.rst). Programs do not
+// keep files open for long; a guest does.
 func mapsShared(fd int) bool {
+	// A file of hugetlbfs the window refuses.
+	var fs unix.Statfs_t
+	if fstatfs(fd, &fs) == 0 && (fs.Type == unix.OVERLAYFS_SUPER_MAGIC || fs.Type == unix.HUGETLBFS_MAGIC) {
+		return false
+	}
 	b, err := unix.Mmap(fd, 0, dax.PageSize, unix.PROT_READ, unix.MAP_SHARED)
 	if err == nil {
 		_ = unix.Munmap(b)

@@ -329,6 +329,10 @@ func TestReopenConcurrent(t *testing.T) {
 // TestMaps: files of a file system without shared mappings are not offered for the
 // window; the first file tells for its whole file system.
 func TestMaps(t *testing.T) {
+	var fs unix.Statfs_t
+	if dir := t.TempDir(); unix.Statfs(dir, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		t.Skipf("SKIPPED: %s is on an overlayfs, of which no file is offered (set TMPDIR)", dir)
+	}
 	f := shareWith(t, 2, 100, windowOptions(t, Options{}))
 	id, _ := lookup(t, f, fuse.RootID, "f0")
 	offered := func() bool {
@@ -372,5 +376,38 @@ func TestMaps(t *testing.T) {
 	defer without.Close()
 	if mapsShared(int(without.Fd())) {
 		t.Error("a file of sysfs can be mapped")
+	}
+}
+
+// TestMapsOverlay: a file of an overlayfs is not offered for the window. What is mapped
+// of one in a lower layer stays what it was when the file is written to.
+func TestMapsOverlay(t *testing.T) {
+	dir := t.TempDir()
+	for _, s := range []string{"lower", "upper", "work", "merged"} {
+		check(t, os.Mkdir(filepath.Join(dir, s), 0o755))
+	}
+	check(t, os.WriteFile(filepath.Join(dir, "lower", "f"), make([]byte, 2*dax.PageSize), 0o644))
+	merged := filepath.Join(dir, "merged")
+	options := fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir)
+	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+		t.Skipf("SKIPPED: no overlayfs here: %v", err)
+	}
+	defer func() { check(t, unix.Unmount(merged, unix.MNT_DETACH)) }()
+	f := shareDir(t, merged, 100, windowOptions(t, Options{}))
+	var e virtiofs.Entry
+	if err := f.Lookup(fuse.RootID, name(t, "f"), &e); err != 0 || e.Attr.Flags&fuse.AttrDAX != 0 {
+		t.Errorf("flags %#x, %v", e.Attr.Flags, err)
+	}
+}
+
+// TestMapsHugePages: nor is one of hugetlbfs, which the window refuses.
+func TestMapsHugePages(t *testing.T) {
+	fd, err := unix.MemfdCreate("huge", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
+	if err != nil {
+		t.Skipf("SKIPPED: no huge pages in this kernel: %v", err)
+	}
+	defer closeFD(fd)
+	if mapsShared(fd) {
+		t.Error("a file of hugetlbfs can be mapped")
 	}
 }

@@ -96,7 +96,7 @@ const (
 	// MaxDAXWindow is the largest: what is mapped in it must fit into one process.
 	MaxDAXWindow = 16 << 30
 	// defaultDAXMinSize is where mapping a file begins to pay, see the README.
-	defaultDAXMinSize = 64 << 10
+	defaultDAXMinSize = 1 << 20
 )
 
 // maxTimeout is the longest a guest may be told to remember something: Linux counts
@@ -177,9 +177,9 @@ func ShareOptions() []ShareOption {
 			set: func(s *Share, _, v string) error { return choose(&s.DAX, v, DAXAlways, DAXInode, DAXNever) }},
 		{Form: "dax-window=SIZE", Default: "1G, less where RAM is small, 0 under kernels before 6.0", Help: "how much of its files the guest can have mapped at a time: a power of two from 2M to 16G, best twice of what it works on; 1/64 of it is lost to the guest as memory; 0 is no window",
 			set: func(s *Share, _, v string) error { return setWindow(&s.DAXWindow, v) }},
-		{Form: "dax-min-size=SIZE", Default: "64K", Help: "the smallest file that dax=inode maps",
+		{Form: "dax-min-size=SIZE", Default: "1M", Help: "the smallest file that dax=inode maps",
 			set: func(s *Share, _, v string) (err error) { s.DAXMinSize, err = ParseSize(v); return err }},
-		{Form: "dax-fault=sigbus|zero|stop", Default: "sigbus", Help: "what the guest meets where the host has truncated a mapped file: SIGBUS for its program (zeros for its kernel), zeros, or the end of the machine",
+		{Form: "dax-fault=sigbus|zero|stop", Default: "sigbus", Help: "what the guest meets where the host has truncated a mapped file: SIGBUS for its program where that can be done (AMD processors; zeros elsewhere, and for its kernel), zeros, or the end of the machine",
 			set: func(s *Share, _, v string) error {
 				return choose(&s.DAXFault, v, DAXFaultSigbus, DAXFaultZero, DAXFaultStop)
 			}},

@@ -15,6 +15,7 @@ const (
 	ioctlX86SetupMCE   = 0x4008ae9c
 	ioctlX86SetMCE     = 0x4040ae9e
 	ioctlGetVCPUEvents = 0x8040ae9f
+	ioctlSetVCPUEvents = 0x4040aea0
 	ioctlPreFault      = 0xc040aed5
 )
 
@@ -59,8 +60,8 @@ func (c *VCPU) MSRs(msrs []MSR) error {
 	return nil
 }
 
-// SetupMCE gives the processor an MCG_CAP: the number of its banks in bits 0 to 7,
-// and bits of System.MCECap (api.rst, KVM_X86_SETUP_MCE).
+// SetupMCE gives the processor an MCG_CAP: the number of its banks in bits 0 to 7, and
+// what else KVM knows of it (api.rst, KVM_X86_SETUP_MCE).
 func (c *VCPU) SetupMCE(cap uint64) error {
 	if err := ioctlPtr(c.fd, ioctlX86SetupMCE, unsafe.Pointer(&cap)); err != nil {
 		return fmt.Errorf("kvm: machine-check capabilities %#x: %w", cap, err)
@@ -87,21 +88,49 @@ func (c *VCPU) InjectMCE(m MCE) error {
 	return nil
 }
 
+// events is struct kvm_vcpu_events.
+type events struct {
+	exceptionInjected, exceptionNr, exceptionHasCode, exceptionPending uint8
+	exceptionCode                                                      uint32
+	interruptInjected, interruptNr, interruptSoft, interruptShadow     uint8
+	nmiInjected, nmiPending, nmiMasked, _                              uint8
+	sipiVector, flags                                                  uint32
+	_                                                                  [40]uint8
+}
+
+func (e *events) pending() bool {
+	return e.exceptionInjected|e.exceptionPending|e.interruptInjected|e.nmiInjected|e.nmiPending != 0
+}
+
+func (c *VCPU) events(e *events) error {
+	if err := ioctlPtr(c.fd, ioctlGetVCPUEvents, unsafe.Pointer(e)); err != nil {
+		return fmt.Errorf("kvm: pending events: %w", err)
+	}
+	return nil
+}
+
 // EventsPending says whether an exception, interrupt or NMI is on its way into the
 // guest (api.rst, KVM_GET_VCPU_EVENTS): another one would come on top of it.
 func (c *VCPU) EventsPending() (bool, error) {
-	var e struct { // struct kvm_vcpu_events
-		exceptionInjected, exceptionNr, exceptionHasCode, exceptionPending uint8
-		exceptionCode                                                      uint32
-		interruptInjected, interruptNr, interruptSoft, interruptShadow     uint8
-		nmiInjected, nmiPending, nmiMasked, _                              uint8
-		sipiVector, flags                                                  uint32
-		_                                                                  [40]uint8
+	var e events
+	err := c.events(&e)
+	return e.pending(), err
+}
+
+// InjectGP makes the guest's next instruction a general-protection exception with
+// error code 0 (api.rst, KVM_SET_VCPU_EVENTS), unless something else is on its way
+// into the guest.
+func (c *VCPU) InjectGP() error {
+	var e events
+	if err := c.events(&e); err != nil || e.pending() {
+		return err
 	}
-	if err := ioctlPtr(c.fd, ioctlGetVCPUEvents, unsafe.Pointer(&e)); err != nil {
-		return false, fmt.Errorf("kvm: pending events: %w", err)
+	const vectorGP = 13
+	e.exceptionInjected, e.exceptionNr, e.exceptionHasCode, e.exceptionCode = 1, vectorGP, 1, 0
+	if err := ioctlPtr(c.fd, ioctlSetVCPUEvents, unsafe.Pointer(&e)); err != nil {
+		return fmt.Errorf("kvm: inject a general-protection exception: %w", err)
 	}
-	return e.exceptionInjected|e.exceptionPending|e.interruptInjected|e.nmiInjected|e.nmiPending != 0, nil
+	return nil
 }
 
 // MemoryFault returns the address of the access that made the last Run fail with

@@ -118,14 +118,3 @@ func (s *System) SupportedCPUID() ([]CPUIDEntry, error) {
 func (s *System) Close() error {
 	return unix.Close(s.fd)
 }
-
-// MCECap returns the bits that an MCG_CAP of a guest may have, the number of its
-// banks aside (api.rst, KVM_X86_GET_MCE_CAP_SUPPORTED); 0 when KVM emulates no
-// machine checks.
-func (s *System) MCECap() uint64 {
-	cap, err := s.mceCap()
-	if err != nil {
-		return 0
-	}
-	return cap
-}

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"sync"
 	"testing"
 
 	"tenon/virtiofs/dax"
@@ -33,4 +34,23 @@ func TestComing(t *testing.T) {
 			t.Errorf("step %d: %#x again, %#x bytes", i, gpa, n)
 		}
 	}
+}
+
+// TestComingOnce: of processors that ask at the same time, one gets the piece and the
+// others none.
+func TestComingOnce(t *testing.T) {
+	var c coming
+	var group sync.WaitGroup
+	for file := range uint64(4) {
+		group.Go(func() {
+			for i := range uint64(50000) {
+				c.note(windowAt, dax.Mapping{File: file, Offset: i * page, At: i * page, Len: page})
+				if gpa, n := c.take(); n != 0 && (n != page || gpa < windowAt) {
+					t.Errorf("%#x, %#x bytes", gpa, n)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
 }

@@ -65,6 +65,12 @@ func (f *faults) find(gpa uint64) (w *faultWindow, at uint64, ok bool) {
 func (f *faults) Fault(x *vcpu.Fault) (vcpu.Answer, error) {
 	c, hit := f.culprit(x.Accesses)
 	switch {
+	case x.Suspected:
+		// KVM tells of all others: then it is a loop of the guest's own.
+		if c.cause == dax.Failed {
+			c.window.Trip(c.at) // and it tells of this one from now on
+		}
+		return vcpu.Again, nil
 	case c.cause != dax.Usable:
 		return c.answer(x)
 	case x.Done, hit && x.Attempts == 0: // it is mended by now, perhaps by another processor
@@ -74,12 +80,47 @@ func (f *faults) Fault(x *vcpu.Fault) (vcpu.Answer, error) {
 		return vcpu.Mended, err
 	}
 	switch {
+	case x.Obscure && x.Attempts >= patience:
+		return vcpu.Deny, nil // a scatter, as zeros to read have not helped
 	case x.Attempts >= maxAttempts:
 		return vcpu.Again, errNoPage
 	case x.Attempts >= patience:
 		time.Sleep(pause)
 	}
 	return vcpu.Again, nil
+}
+
+// inspectTime is between two looks at processors that do not come out of KVM.
+const inspectTime = 250 * time.Millisecond
+
+// inspect looks after processors that may be caught in pages which the host cannot
+// provide, until the end.
+func (f *faults) inspect(cpus []*vcpu.CPU, end <-chan struct{}) {
+	tick := time.NewTicker(inspectTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-end:
+			return
+		case <-tick.C:
+		}
+		if !f.shows() {
+			continue
+		}
+		for _, c := range cpus {
+			c.Inspect()
+		}
+	}
+}
+
+// shows says whether any window shows anything of a file.
+func (f *faults) shows() bool {
+	for i := range f.windows {
+		if f.windows[i].window.Stats().Mapped > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // culprit is a page of a window that cannot be used.
@@ -132,13 +173,17 @@ func (c culprit) answer(x *vcpu.Fault) (vcpu.Answer, error) {
 var why = map[dax.Cause]string{
 	dax.Truncated: "the guest uses a part of a mapped file that the host has cut off",
 	dax.Failed:    "the host cannot read or write a part of a mapped file that the guest uses: an I/O error, or no space",
-	dax.Protected: "the guest stores to a part of a file that is mapped for reading only",
+	dax.Protected: "the guest stores where a file is mapped for reading only, or none at all",
 }
 
 // stop is the end of the machine because of a fault.
 func (w *faultWindow) stop(cause dax.Cause) error {
 	w.window.Count(cause, dax.Stopped)
-	return fmt.Errorf("share %s: %s, and its policy is dax-fault=stop: leave mapped files as long as they are, or choose dax-fault=sigbus or zero", w.tag, why[cause])
+	advice := "choose dax-fault=sigbus or zero"
+	if cause == dax.Truncated {
+		advice = "leave mapped files as long as they are, or " + advice
+	}
+	return fmt.Errorf("share %s: %s, and its policy is dax-fault=stop: %s", w.tag, why[cause], advice)
 }
 
 // sweep is for a fault of which nobody knows the page. Windows of which one more page

@@ -185,9 +185,9 @@ type daxGuest struct {
 	t      testing.TB
 	ram    []byte
 	window *dax.Window
+	faults *faults
 	files  testFiles
 	dir    string
-	policy config.DAXFault
 	smap   bool
 
 	cpu      *vcpu.CPU
@@ -213,7 +213,7 @@ func newDAXGuest(t testing.TB, o guestOptions) *daxGuest {
 		t.Skipf("SKIPPED, no micro-guests: %v", err)
 	}
 	g := &daxGuest{
-		t: t, files: testFiles{}, dir: t.TempDir(), policy: o.policy,
+		t: t, files: testFiles{}, dir: t.TempDir(),
 		orders: make(chan []uint64), answers: make(chan uint64, 1), ended: make(chan error, 1),
 	}
 	vm, err := sys.NewVM()
@@ -238,6 +238,7 @@ func newDAXGuest(t testing.TB, o guestOptions) *daxGuest {
 	f := &faults{mem: mem, windows: []faultWindow{{"data", windowAt, g.window, o.policy}}}
 	g.window.Ready = func(piece dax.Mapping) { f.coming.note(windowAt, piece) }
 	g.cpu.Back(f)
+	g.faults = f
 	cpuid, err := sys.SupportedCPUID()
 	must(t, err)
 	g.smap = slices.ContainsFunc(cpuid, func(e kvm.CPUIDEntry) bool { return e.Function == 7 && e.Index == 0 && e.Ebx>>20&1 != 0 })

@@ -137,6 +137,11 @@ func TestFaultOfUnknownPage(t *testing.T) {
 		if ended := errors.Is(err, errNoPage); got != vcpu.Again || ended != (attempt == maxAttempts) {
 			t.Fatalf("attempt %d with no lost page anywhere: %v, %v", attempt, got, err)
 		}
+		// A program of which nobody knows where it stores does not end the machine.
+		got, err = f.Fault(&vcpu.Fault{Attempts: attempt, Obscure: true})
+		if want := map[bool]vcpu.Answer{true: vcpu.Deny}[attempt >= patience]; got != want || err != nil {
+			t.Fatalf("attempt %d of an obscure program: %v, %v, want %v", attempt, got, err, want)
+		}
 	}
 }
 
@@ -145,9 +150,10 @@ func TestFaultStopSays(t *testing.T) {
 	for _, c := range []struct {
 		access vcpu.Access
 		word   string
+		length bool // the advice is about the length of files
 	}{
-		{vcpu.Access{GPA: stopLost}, "cut off"},
-		{vcpu.Access{GPA: elsewhere - page, Write: true}, "reading only"},
+		{vcpu.Access{GPA: stopLost}, "cut off", true},
+		{vcpu.Access{GPA: elsewhere - page, Write: true}, "reading only", false},
 	} {
 		f, _ := threeWindows(t)
 		if c.access.Write {
@@ -156,6 +162,8 @@ func TestFaultStopSays(t *testing.T) {
 		_, err := f.Fault(&vcpu.Fault{Accesses: []vcpu.Access{c.access}, Signal: true})
 		if err == nil || !strings.Contains(err.Error(), "share stop") || !strings.Contains(err.Error(), c.word) {
 			t.Errorf("%+v: %v", c.access, err)
+		} else if strings.Contains(err.Error(), "as long as they are") != c.length {
+			t.Errorf("%+v: the advice does not fit: %v", c.access, err)
 		}
 	}
 }

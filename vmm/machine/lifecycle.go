@@ -132,6 +132,9 @@ func (m *Machine) expire(ctx context.Context) {
 func (m *Machine) startCPUs() {
 	m.stages.done("first KVM_RUN")
 	close(m.launch)
+	if len(m.faults.windows) > 0 {
+		go m.faults.inspect(m.cpus, m.end)
+	}
 }
 
 // startConsole moves bytes between the guest and our surroundings.

@@ -1,10 +1,13 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"tenon/devices/memory"
 	"tenon/virtiofs"
@@ -19,6 +22,9 @@ const (
 	// asked for may be together: Linux has 64 bytes of RAM for each 4 KiB of a
 	// window, so they take a sixteenth of it.
 	windowShare = 4
+	// windowsTogether bounds them in bytes: they need no more mappings than Linux
+	// lets a process have by default (checkWindows).
+	windowsTogether = 8 << 30
 )
 
 // windowSize is the size of a share's DAX window in bytes, 0 for none. What was not
@@ -39,7 +45,8 @@ func (m *Machine) windowSize(s config.Share) uint64 {
 		}
 	}
 	size := uint64(defaultWindow)
-	for size > config.MinDAXWindow && size*n > windowShare*m.config.Memory {
+	limit := min(windowShare*m.config.Memory, windowsTogether)
+	for size > config.MinDAXWindow && size*n > limit {
 		size /= 2
 	}
 	return size
@@ -61,14 +68,9 @@ func major(release string) int {
 	return n
 }
 
-// mapsPerRange is how many mappings of this process (vm_area_struct) one range of a
-// window may take: two pieces of files, each with what is beyond the file's end and
-// what stands in for lost pages. maps is how many are left for everything else: Go
-// ends the process when it gets none.
-const (
-	mapsPerRange = 6
-	maps         = 8192
-)
+// otherMappings is how many mappings of this process (vm_area_struct) are left for
+// everything but windows: Go ends the process when it gets none.
+const otherMappings = 8192
 
 // checkWindows makes sure that the host lets one process have as many mappings as the
 // windows may need.
@@ -81,11 +83,14 @@ func (m *Machine) checkWindows() error {
 	if err != nil {
 		return nil
 	}
-	var total uint64
+	total, need := uint64(0), uint64(otherMappings)
 	for _, s := range m.allShares() {
-		total += m.windowSize(s)
+		if size := m.windowSize(s); size > 0 {
+			total += size
+			need += dax.Mappings(size)
+		}
 	}
-	if need := total/dax.RangeSize*mapsPerRange + maps; need > most {
+	if need > most {
 		return fmt.Errorf("DAX windows of %s in all need %d mappings and this host allows a process %d: choose less by dax-window, or run `sysctl vm.max_map_count=%d`",
 			config.FormatSize(total), need, most, need)
 	}
@@ -103,6 +108,10 @@ func (m *Machine) openWindow(s config.Share) (*dax.Window, error) {
 	size := m.windowSize(s)
 	if size == 0 {
 		return nil, nil
+	}
+	var fs unix.Statfs_t
+	if s.DAX == config.DAXAlways && unix.Statfs(s.Dir, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return nil, errors.New("dax=always: the directory is on an overlayfs, where a mapped file goes on to show what it held before it was changed: use dax=inode, or share a directory below the overlay")
 	}
 	return dax.New(size)
 }

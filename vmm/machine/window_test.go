@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,6 +40,7 @@ func TestWindowSize(t *testing.T) {
 		{"little RAM", debian, 64 << 20, []config.Share{inode}, 256 << 20},
 		{"much RAM", debian, 64 << 30, []config.Share{inode}, 1 << 30},
 		{"many shares", debian, 256 << 20, []config.Share{inode, inode, inode}, 256 << 20},
+		{"a full bus", debian, 64 << 30, slices.Repeat([]config.Share{inode}, 28), 256 << 20},
 		{"old kernel", "5.15.0", 1 << 30, []config.Share{inode}, 0},
 		{"two-digit kernel", "10.1.0", 1 << 30, []config.Share{inode}, 1 << 30},
 		{"unknown kernel", "", 1 << 30, []config.Share{inode}, 0},
@@ -61,6 +63,10 @@ func TestWindowsFitTheHost(t *testing.T) {
 	m := windowed("6.12", 64<<30, shareWith(config.DAXInode, config.MaxDAXWindow))
 	if err := m.checkWindows(); err != nil {
 		t.Error(err)
+	}
+	m = windowed("6.12", 64<<30, slices.Repeat([]config.Share{shareWith(config.DAXInode)}, 28)...)
+	if err := m.checkWindows(); err != nil {
+		t.Errorf("windows that nobody asked for: %v", err)
 	}
 	for range 1000 {
 		m.config.Shares = append(m.config.Shares, shareWith(config.DAXInode, config.MaxDAXWindow))

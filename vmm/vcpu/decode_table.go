@@ -100,7 +100,7 @@ var stores = []struct {
 }{
 	{legacy, 0, map0F38, 0xf1, 0xf1}, {legacy, 0x66, map0F38, 0xf1, 0xf1}, // MOVBE
 	{legacy, anyPrefix, map0F38, 0xf5, 0xf5}, {legacy, 0, map0F38, 0xf6, 0xf6}, // WRUSS WRSS
-	{legacy, anyPrefix, map0F38, 0xf9, 0xf9},                           // MOVDIRI
+	{legacy, anyPrefix, map0F38, 0xf9, 0xf9}, {legacy, anyPrefix, map0F38, 0xfc, 0xfc}, // MOVDIRI AADD AAND AOR AXOR
 	{vex, 0x66, map0F38, 0x2e, 0x2f}, {vex, 0x66, map0F38, 0x8e, 0x8e}, // VMASKMOVPS VPMASKMOVD
 	{vex, 0x66, map0F38, 0xe0, 0xef},                                     // CMPccXADD
 	{evex, 0xf3, map0F38, 0x10, 0x15}, {evex, 0xf3, map0F38, 0x20, 0x25}, // VPMOVUSWB..VPMOVSQD

@@ -133,6 +133,36 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// TestDecodeWidth: what a program polls at the end of a page has nothing to do with the
+// next one.
+func TestDecodeWidth(t *testing.T) {
+	r, s := decodeState(code64)
+	for _, c := range []struct {
+		name, code string
+		want       uint32
+	}{
+		{"mov al,[rbx]", "8a03", 1}, {"mov eax,[rbx]", "8b03", 4}, {"mov rax,[rbx]", "488b03", 8},
+		{"cmp byte ptr [rbx],0", "803b00", 1}, {"cmp dword ptr [rbx],0", "833b00", 4},
+		{"cmp [rbx],al", "3803", 1}, {"cmp [rbx],ax", "663903", 2},
+		{"test byte ptr [rbx],1", "f60301", 1}, {"test dword ptr [rbx],1", "f70301000000", 4},
+		{"xchg [rbx],al", "8603", 1}, {"mov byte ptr [rbx],1", "c60301", 1}, {"inc byte ptr [rbx]", "fe03", 1},
+		{"movzx eax,byte ptr [rbx]", "0fb603", 1}, {"movsx rax,byte ptr [rbx]", "480fbe03", 1},
+		{"movzx eax,word ptr [rbx]", "0fb703", 2}, {"movsx rax,word ptr [rbx]", "480fbf03", 2},
+		{"lock cmpxchg [rbx],cl", "f00fb00b", 1}, {"sete [rbx]", "0f9403", 1},
+		{"mov [rbx],ds", "8c1b", 4}, {"movups xmm0,[rbx]", "0f1003", 16},
+		{"vmovdqu ymm0,[rbx]", "c5fe6f03", 32}, {"kmovq k1,[rbx]", "c4e1f8900b", 16},
+	} {
+		code, err := hex.DecodeString(c.code)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := decode(code, r, s)
+		if len(list) != 1 || list[0].size != c.want {
+			t.Errorf("%s: %+v, want one operand of %d bytes", c.name, list, c.want)
+		}
+	}
+}
+
 // decodeCases were assembled with GNU as.
 var decodeCases = []struct {
 	mode  func(*kvm.Sregs)
@@ -259,6 +289,12 @@ var decodeCases = []struct {
 		{"vextracti128 [rbx],ymm0,1", "c4e37d390301", "w:0x400000"},
 		{"vinserti128 ymm0,ymm1,[rip+0x1000],1", "c4e37538050010000001", "r:0x4000100a"},
 		{"vpgatherdd ymm0,[rbx+ymm1*4],ymm2", "c4e26d90048b", ""},
+		{"clzero", "0f01fc", "w:0x100000"},
+		{"clzero gs:[eax]", "65670f01fc", "w:0x7e0000100000"},
+		{"rdtscp", "0f01f9", ""},
+		{"invlpg [rsp]", "0f013c24", "r:0x500000"},
+		{"aadd [rbx],rcx", "480f38fc0b", "w:0x400000"},
+		{"axor [rbx],ecx", "f30f38fc0b", "w:0x400000"},
 		{"kmovq k1,[rbx]", "c4e1f8900b", "r:0x400000"},
 		{"kmovq [rbx],k1", "c4e1f8910b", "w:0x400000"},
 		{"vmovdqu64 zmm0,[rbx]", "62f1fe486f03", "r:0x400000"},

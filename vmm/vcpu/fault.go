@@ -20,7 +20,7 @@ type Memory interface {
 	// touching a page that may be gone.
 	Load(gpa uint64, p []byte) error
 	// Ready names a piece of it that the guest is about to read and the host has at
-	// hand, each once; n is 0 without one. It is asked after every access to a device,
+	// hand, each once; n is 0 without one. It is asked after every store to a device,
 	// so it is quick.
 	Ready() (gpa, n uint64)
 	// Fault answers an access that the host could not do. An error ends the machine.
@@ -34,6 +34,7 @@ const (
 	Again  Answer = iota // nothing that could help was found: the access is tried again
 	Mended               // the host can do the access now
 	Signal               // the program that runs is to be sent SIGBUS; only where Fault.Signal
+	Deny                 // it is to be sent SIGSEGV; only where Fault.Obscure
 )
 
 // Access is a piece of memory that an instruction uses.
@@ -52,9 +53,16 @@ type Fault struct {
 	// Done says that KVM has the access behind it, as one to a device: a load has
 	// read zeros, a store is dropped.
 	Done bool
+	// Suspected says that KVM has reported nothing: the instruction only seems not to
+	// come to an end. What is wrong with an access is to be made such that KVM reports
+	// it; the answer does not matter.
+	Suspected bool
 	// Signal says that the program that runs can be sent SIGBUS: it runs at CPL 3,
 	// and its kernel takes machine checks.
 	Signal bool
+	// Obscure says that a program runs, at CPL 3, and that its instruction accesses
+	// memory of which its registers alone do not tell: gathers and scatters do.
+	Obscure bool
 	// Attempts is how many times in a row, and at short intervals, the same
 	// instruction with the same registers has been answered by Again.
 	Attempts int
@@ -80,8 +88,9 @@ func (a *attempts) note(r *kvm.Regs, now time.Time) int {
 	return a.count
 }
 
-// answered counts how the fault was answered.
-func (a *attempts) answered(with Answer) {
+// answered counts how the fault was answered, however long that took.
+func (a *attempts) answered(with Answer, now time.Time) {
+	a.last = now
 	if with == Again {
 		a.count++
 		return
@@ -106,15 +115,18 @@ func (c *CPU) fault(cause error) error {
 	if gpa, ok := c.vcpu.MemoryFault(); ok {
 		f.Accesses = []Access{{GPA: gpa, Write: true}}
 	} else {
-		f.Accesses = c.accesses(regs, sregs)
+		f.Accesses, f.Obscure = c.accesses(regs, sregs)
 	}
 	answer, err := c.memory.Fault(&f)
 	if err != nil {
 		return fmt.Errorf("vcpu %d: access by the instruction at %#x: %w (%w)", c.id, regs.RIP, err, cause)
 	}
-	c.attempts.answered(answer)
-	if answer == Signal {
+	c.attempts.answered(answer, time.Now())
+	switch answer {
+	case Signal:
 		return c.machineCheck()
+	case Deny:
+		return c.vcpu.InjectGP()
 	}
 	return nil
 }
@@ -152,9 +164,9 @@ func (c *CPU) prefault() {
 // maxInstruction is the longest an instruction can be, in bytes.
 const maxInstruction = 15
 
-// accesses are the pages that the instruction at RIP uses, those it is in last.
-func (c *CPU) accesses(r *kvm.Regs, s *kvm.Sregs) []Access {
-	var list []Access
+// accesses are the pages that the instruction at RIP uses, those it is in last. See
+// Fault.Obscure.
+func (c *CPU) accesses(r *kvm.Regs, s *kvm.Sregs) (list []Access, obscure bool) {
 	at := r.RIP
 	if !longMode(s) {
 		at = uint64(uint32(s.CS.Base + r.RIP))
@@ -163,7 +175,8 @@ func (c *CPU) accesses(r *kvm.Regs, s *kvm.Sregs) []Access {
 	for _, o := range decode(code, r, s) {
 		list = c.appendPages(list, o, s)
 	}
-	return c.appendPages(list, operand{linear: at, size: uint32(max(len(code), 1))}, s)
+	obscure = len(list) == 0 && s.SS.DPL == userLevel
+	return c.appendPages(list, operand{linear: at, size: uint32(max(len(code), 1))}, s), obscure
 }
 
 // code returns the bytes of the instruction at a linear address as far as they can

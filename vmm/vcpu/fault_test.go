@@ -19,6 +19,7 @@ type lossy struct {
 	faults []Fault
 	asked  int    // for what is Ready
 	ready  uint64 // a page
+	lost   uint64 // a page that Load does not get
 	answer func(*Fault) (Answer, error)
 }
 
@@ -33,6 +34,9 @@ func (m *lossy) Ready() (gpa, n uint64) {
 }
 
 func (m *lossy) Load(gpa uint64, p []byte) error {
+	if m.lost != 0 && gpa/pageSize == m.lost/pageSize {
+		return unix.EFAULT
+	}
 	copy(p, m.ram[gpa:])
 	return nil
 }
@@ -109,6 +113,29 @@ func TestFaultIsMended(t *testing.T) {
 	}
 }
 
+// TestFaultIsDenied: a program whose instruction tells nothing of what it accesses gets
+// an exception, which here nobody takes, so the guest shuts down.
+func TestFaultIsDenied(t *testing.T) {
+	m := &lossy{answer: func(f *Fault) (Answer, error) {
+		if !f.Obscure {
+			return Again, errors.New("not obscure")
+		}
+		return Deny, nil
+	}}
+	g := lossyGuest(t, m,
+		0xbb, 0x00, 0x50, 0x00, 0x00, // mov ebx, 0x5000
+		0xff, 0xe3, // jmp rbx: what is there cannot be read, so that nobody knows what it does
+	)
+	g.protect(t, 0x5000, unix.PROT_NONE)
+	m.lost = 0x5000
+	if err := g.cpu.Loop(); !errors.Is(err, ErrShutdown) {
+		t.Fatalf("the guest ended with %v", err)
+	}
+	if len(m.faults) != 1 {
+		t.Errorf("%d faults, want 1", len(m.faults))
+	}
+}
+
 // TestFaultAttempts counts what does not help, until somebody says that it is enough.
 func TestFaultAttempts(t *testing.T) {
 	enough := errors.New("enough")
@@ -127,6 +154,39 @@ func TestFaultAttempts(t *testing.T) {
 	}
 	if len(m.faults) != 6 {
 		t.Errorf("%d faults, want 6", len(m.faults))
+	}
+}
+
+// TestFaultAfterProgress: a guest that got on in between starts anew, even where its
+// registers are the same again.
+func TestFaultAfterProgress(t *testing.T) {
+	m := &lossy{}
+	g := lossyGuest(t, m,
+		0xc6, 0x04, 0x25, 0x00, 0x40, 0x00, 0x00, 0x5a, // mov byte [0x4000], 0x5a
+		0xe6, 0x60, // out 0x60, al
+		0xeb, 0xf4, // jmp to the first
+	)
+	m.answer = func(*Fault) (Answer, error) {
+		g.protect(t, lostAt, unix.PROT_READ|unix.PROT_WRITE)
+		return Again, nil
+	}
+	g.pio.then = func() {
+		g.protect(t, lostAt, unix.PROT_READ)
+		if len(g.pio.seen) == 3 {
+			g.cpu.Stop()
+		}
+	}
+	g.protect(t, lostAt, unix.PROT_READ)
+	if err := g.cpu.Loop(); err != nil {
+		t.Fatalf("the guest ended with %v", err)
+	}
+	for i, f := range m.faults {
+		if f.Attempts != 0 {
+			t.Errorf("fault %d of %d is attempt %d", i, len(m.faults), f.Attempts)
+		}
+	}
+	if len(m.faults) != 3 {
+		t.Errorf("%d faults, want 3", len(m.faults))
 	}
 }
 
@@ -173,7 +233,23 @@ func TestDeviceAccessInMemory(t *testing.T) {
 	}
 }
 
-// TestPrefault: KVM is told what the guest is about to read after each access to a
+// TestPrefaultNotAfterLoad: the answer to a load is in the run page until the guest runs
+// again, and nothing may come in between that could write there.
+func TestPrefaultNotAfterLoad(t *testing.T) {
+	m := &lossy{ready: 0x5000}
+	g := newGuestOn(t, m, flat32,
+		0xa1, 0x04, 0x00, 0x00, 0x80, // mov eax, [0x80000004]
+		0xf4, // hlt
+	)
+	if err := g.cpu.Loop(); !errors.Is(err, ErrHalted) {
+		t.Fatalf("the guest ended with %v", err)
+	}
+	if len(g.mmio.seen) != 1 || m.asked != 0 {
+		t.Errorf("asked %d times after the accesses %v", m.asked, g.mmio.seen)
+	}
+}
+
+// TestPrefault: KVM is told what the guest is about to read after each store to a
 // device, unless it cannot do anything about it.
 func TestPrefault(t *testing.T) {
 	m := &lossy{ready: 0x5000}
@@ -204,19 +280,23 @@ func TestAttempts(t *testing.T) {
 	for i, c := range []struct {
 		regs   *kvm.Regs
 		later  time.Duration
+		takes  time.Duration // to answer
 		answer Answer
 		want   int
 	}{
-		{&r, 0, Again, 0}, {&r, time.Millisecond, Again, 1}, {&r, time.Millisecond, Mended, 2},
-		{&r, time.Millisecond, Again, 0}, {&r, time.Millisecond, Signal, 1},
-		{&r, time.Millisecond, Again, 0}, {&other, time.Millisecond, Again, 0},
-		{&other, time.Millisecond, Again, 1}, {&other, 2 * loopInterval, Again, 0},
+		{&r, 0, 0, Again, 0}, {&r, time.Millisecond, 0, Again, 1}, {&r, time.Millisecond, 0, Mended, 2},
+		{&r, time.Millisecond, 0, Again, 0}, {&r, time.Millisecond, 0, Signal, 1},
+		{&r, time.Millisecond, 0, Again, 0}, {&other, time.Millisecond, 0, Again, 0},
+		{&other, time.Millisecond, 0, Again, 1}, {&other, 2 * loopInterval, 0, Again, 0},
+		// Slow answers are no progress of the guest.
+		{&other, time.Millisecond, 2 * loopInterval, Again, 1}, {&other, time.Millisecond, 0, Again, 2},
 	} {
 		now = now.Add(c.later)
 		if got := a.note(c.regs, now); got != c.want {
 			t.Errorf("step %d: %d attempts, want %d", i, got, c.want)
 		}
-		a.answered(c.answer)
+		now = now.Add(c.takes)
+		a.answered(c.answer, now)
 	}
 }
 

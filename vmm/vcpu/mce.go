@@ -14,7 +14,7 @@ import (
 // That is how AMD's processors may report an error, so this is for their guests. On
 // Intel's Linux wants an address, and every processor to take the exception.
 
-// Machine-check registers.
+// Machine-check registers and what is in them. Bank 0 is that of the data cache.
 const (
 	msrMCGStatus = 0x17a
 	msrMCGCtl    = 0x17b
@@ -24,15 +24,16 @@ const (
 	mcgCtlP  = 1 << 8 // MCG_CAP: there is an MCG_CTL
 	mceBanks = 10     // as many as other virtual machines have
 
-	// Bank 0 is that of the data cache. All of a control register's bits enable.
-	mcgEIPV      = 1 << 1 // MCG_STATUS: the instruction pointer is that of the error's cause
-	mcgMCIP      = 1 << 2 // in progress
-	mciVAL       = 1 << 63
-	mciUC        = 1 << 61 // uncorrected
-	mciEN        = 1 << 60 // reporting was enabled
-	allEnabled   = 1<<64 - 1
-	cr4MCE       = 1 << 6
-	userLevel    = 3
+	mcgEIPV = 1 << 1  // MCG_STATUS: the instruction pointer is that of the error's cause
+	mcgMCIP = 1 << 2  // in progress
+	mciVAL  = 1 << 63 // MC0_STATUS: there is an error
+	mciUC   = 1 << 61 // uncorrected
+	mciEN   = 1 << 60 // its reporting was enabled
+
+	allEnabled = 1<<64 - 1 // of a control register
+	cr4MCE     = 1 << 6
+	userLevel  = 3
+
 	amdSUCCOR    = 1 << 1 // CPUID 0x80000007 EBX: software may recover from uncorrected errors
 	amdOverflows = 1 << 0 // and from such that came too fast
 )
@@ -59,16 +60,12 @@ func reportsAMD(cpuid []kvm.CPUIDEntry) bool {
 	return false
 }
 
-// setupMCE gives the processor machine checks, where they can be used.
-func (c *CPU) setupMCE(cpuid []kvm.CPUIDEntry) error {
-	if c.memory == nil || !reportsAMD(cpuid) {
-		return nil
+// setupMCE gives the processor machine checks, where they can be used. A KVM without
+// any leaves it at that: the guest does without.
+func (c *CPU) setupMCE(cpuid []kvm.CPUIDEntry) {
+	if c.memory != nil && reportsAMD(cpuid) {
+		c.reports = c.vcpu.SetupMCE(mcgCtlP|mceBanks) == nil
 	}
-	if err := c.vcpu.SetupMCE(mcgCtlP | mceBanks); err != nil {
-		return err
-	}
-	c.reports = true
-	return nil
 }
 
 // signals says whether a machine check now makes the guest's kernel send the running

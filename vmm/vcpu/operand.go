@@ -83,9 +83,14 @@ func (d *decoder) trailing(a attr) int {
 	return 0
 }
 
-// width is the most bytes that the operand can have.
+// width is the most bytes that the operand can have. It is exact for what programs poll
+// (the page behind is not theirs to be lost): MOV, CMP, TEST and their like.
 func (d *decoder) width() uint32 {
 	switch {
+	case d.enc == legacy && d.ofBytes():
+		return 1
+	case d.enc == legacy && d.space == map0F && d.op&^8 == 0xb7: // MOVZX MOVSX of words
+		return 2
 	case d.space == mapOne && d.op>>3 == 0xd8>>3:
 		return 108 // FNSAVE
 	case d.space == map0F && d.op == 0xc7 && d.reg == 1:
@@ -96,6 +101,23 @@ func (d *decoder) width() uint32 {
 		return uint32(d.size)
 	}
 	return max(d.vector, 16)
+}
+
+// ofBytes says whether the opcode is one of those that have a twin for larger operands,
+// or a MOVZX, MOVSX or SETcc of a byte.
+func (d *decoder) ofBytes() bool {
+	switch {
+	case d.space == mapOne && d.op < 0x40:
+		return d.op&1 == 0
+	case d.space == mapOne:
+		switch d.op {
+		case 0x80, 0x82, 0x84, 0x86, 0x88, 0x8a, 0xc0, 0xc6, 0xd0, 0xd2, 0xf6, 0xfe:
+			return true
+		}
+	case d.space == map0F:
+		return d.op&^8 == 0xb6 || d.op>>4 == 9 || d.op == 0xb0 || d.op == 0xc0
+	}
+	return false
 }
 
 // base16 computes a 16-bit address without segment base (Intel SDM vol. 2 table 2-1).
@@ -312,6 +334,8 @@ func (d *decoder) implicitGroup() {
 		d.push(1)
 	case d.space == mapOne && d.op == 0xff && d.reg == 3: // far CALL
 		d.push(2)
+	case d.space == map0F && d.op == 0x01 && d.mod == 3 && d.reg == 7 && d.rm == 4: // CLZERO
+		d.add(&d.sregs.DS, d.regs.RAX&^63, 64, true)
 	case d.space == map0F38 && d.enc == legacy && d.op == 0xf8: // MOVDIR64B ENQCMD
 		d.append(&d.sregs.ES, d.register(d.reg+d.r), 64, true, d.address)
 	}

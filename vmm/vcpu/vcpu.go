@@ -46,6 +46,9 @@ type CPU struct {
 	attempts attempts
 	// faultsOnly: this host's KVM maps memory only when the guest accesses it.
 	faultsOnly bool
+
+	due        atomic.Bool // Inspect wants a look
+	inspection inspection
 }
 
 // Entry sets the registers for a guest's first instruction.
@@ -81,9 +84,7 @@ func (c *CPU) configure(cpuid []kvm.CPUIDEntry, entry Entry) error {
 	if err := c.vcpu.SetMSRs(resetMSRs()...); err != nil {
 		return err
 	}
-	if err := c.setupMCE(cpuid); err != nil {
-		return err
-	}
+	c.setupMCE(cpuid)
 	if entry == nil {
 		return nil
 	}
@@ -144,13 +145,13 @@ func (c *CPU) exit(reason kvm.Reason) error {
 	}
 	switch reason {
 	case kvm.ExitMMIO:
-		if err := c.accessMMIO(); err != nil {
-			return err
-		}
-		c.prefault()
+		return c.accessMMIO()
 	case kvm.ExitIO:
 		c.accessPIO()
 	case kvm.Interrupted, kvm.ExitIntr:
+		if c.due.Swap(false) {
+			return c.inspect()
+		}
 	default:
 		return c.end(reason)
 	}
@@ -164,6 +165,7 @@ func (c *CPU) accessMMIO() error {
 		return c.lost(a)
 	case a.Write:
 		c.mmio.Write(a.Addr, a.Data)
+		c.prefault() // a load's answer waits in the run page, where KVM may tell of a fault
 	default:
 		c.mmio.Read(a.Addr, a.Data)
 	}

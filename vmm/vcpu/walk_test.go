@@ -27,7 +27,8 @@ func TestWalk(t *testing.T) {
 	m := sparse{
 		0x1000 + 8*1:   0x2000 | 7, // level 4, 512 GiB on
 		0x1000 + 8*511: 0x2000 | 7,
-		0x1000 + 8*3:   0x9000 | 7, // its table is nowhere
+		0x1000 + 8*3:   0x9000 | 7,        // its table is nowhere
+		0x1000 + 8*4:   0x2000 | 0x80 | 7, // no large pages there
 		0x2000 + 8*0:   0x3000 | 7,
 		0x2000 + 8*2:   7<<30 | 0x1000 | 0x80 | 1 | noExecute, // 1 GiB, with its PAT bit
 		0x2000 + 8*511: 0x3000 | 1,
@@ -51,6 +52,9 @@ func TestWalk(t *testing.T) {
 		{base + 0x1000, 4, 0, false},
 		{base + 2<<20 + 0x1fffff, 4, 5<<21 + 0x1fffff, true},
 		{base + 2<<30 + 0x3ffffffe, 4, 7<<30 + 0x3ffffffe, true},
+		{base + 2<<20 + 5, 4, 5<<21 + 5, true},
+		{base + 2<<30 + 5, 4, 7<<30 + 5, true},
+		{4*base + 0xabc, 4, 0x123456abc, true},
 		{1<<64 - 1, 4, 0x5fff, true},
 		{2 * base, 4, 0, false}, // no memory for the entry
 		{3 * base, 4, 0, false}, // none for the table

@@ -30,7 +30,7 @@ func TestDAX(t *testing.T) {
 		plantProgram(t, always, inode)
 		d.guest = c.start("-c", "2", "-m", "512M", "--kernel-log", d.log, "--append", "iomem=relaxed",
 			"-v", always+":/always,"+daxWindow, "-v", plain+":/plain,dax=never", "-v", quiet+":/quiet,"+daxWindow,
-			"-v", work+":/work,"+daxWindow, "-v", inode+":/inode,dax-window=16M",
+			"-v", work+":/work,"+daxWindow, "-v", inode+":/inode,dax-window=16M,dax-min-size=64K",
 			"--share", "readonly="+readOnly+",ro,"+daxWindow, "--share", "never="+plain+",dax=never", "--share", "none="+plain+",dax-window=0")
 		c.step("files are in DAX", func(t *testing.T) { d.inUse(t) })
 		c.step("in place", func(t *testing.T) { d.inPlace(t, quiet) })

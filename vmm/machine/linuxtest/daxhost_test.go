@@ -35,6 +35,7 @@ func TestDAXAndHost(t *testing.T) {
 		c.step("sqlite WAL", func(t *testing.T) { database(t, "WAL", "NORMAL", places) })
 		c.step("sqlite WAL, lasting connections", func(t *testing.T) { lastingConnections(t, places) })
 		c.step("made longer by the host", func(t *testing.T) { longerFile(t, a, shared) })
+		c.step("fsync, then Tenon is killed", func(t *testing.T) { syncedAndKilled(t, b, shared) })
 		c.step("no space, tmpfs", func(t *testing.T) { noSpace(t, a, "/full", full) })
 		c.step("no space, ext4", func(t *testing.T) {
 			if err != nil {
@@ -43,7 +44,6 @@ func TestDAXAndHost(t *testing.T) {
 			noSpace(t, a, "/disk", fullDisk)
 		})
 		c.step("the guest is well", func(t *testing.T) { wellAfterDAX(t, a) })
-		c.step("fsync, then Tenon is killed", func(t *testing.T) { syncedAndKilled(t, b, shared) })
 	})
 }
 
@@ -153,7 +153,8 @@ func noSpace(t *testing.T, g *guest, dir, here string) {
 	}
 	at := func(page int) string { return fmt.Sprint(hole + page*4096) }
 
-	out, err := g.do("sh", fmt.Sprintf("TENON_GUEST=touch exec /agent/agent %s/sparse %s store", dir, at(0)))
+	stored := g.begin("sh", fmt.Sprintf("TENON_GUEST=touch exec /agent/agent %s/sparse %s store", dir, at(0)))
+	out, err := g.await(stored)
 	if err == nil || !strings.Contains(out, "SIGBUS") {
 		t.Errorf("a store to a hole, by mmap: %v, %q; want SIGBUS", err, out)
 	}

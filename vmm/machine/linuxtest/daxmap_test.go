@@ -33,11 +33,11 @@ var mappingOps = map[string]func(args []string) (string, error){
 	"store":    opStore,                                                               // MAPPING PAGE WORD: what fault came
 	"pread":    opPread,                                                               // FILE PAGE: the first word of an open file's page
 	"sum":      opSum,                                                                 // PATH: of all bytes
-	"count":    opIncrement,                                                           // PATH FIRST PAGES TIMES PARTIES
-	"counters": opCounters,                                                            // PATH
+	"count":    opIncrement,                                                           // PATH PAGES TIMES PARTIES: exchanges that came too late
+	"counters": opCounters,                                                            // PATH: a line each
 	"send":     opSend,                                                                // PATH TIMES
 	"receive":  opReceive,                                                             // PATH TIMES
-	"storm":    opMappedStorm,                                                         // PATH SEED SECONDS
+	"storm":    opMappedStorm,                                                         // PATH SEED SECONDS: a stormTally
 	"progress": func([]string) (string, error) { return stormProgress.String(), nil }, // of the storm that runs
 	"cool":     opCool,                                                                // DIRECTORY FILES
 	"pass":     opPass,                                                                // read|write DIRECTORY BYTES FILES: nanoseconds

@@ -29,7 +29,7 @@ var subjects = []subject{
 	{"auto", "cache=auto,inode-handles=never", []string{"auto"}, fstest.Cases},
 	{"always", "cache=always,locks=host", []string{"always", "locks"}, fstest.Cases},
 	{"writeback", "cache=always,writeback", []string{"always", "writeback"}, fstest.Cases},
-	{"dax", "cache=auto," + daxWindow, []string{"auto", "dax"}, fstest.Cases},
+	{"dax", "cache=auto,attr-timeout=0," + daxWindow, []string{"auto", "dax"}, fstest.Cases},
 	{"readonly", "cache=auto,ro", []string{"auto", "ro"}, fstest.ReadOnlyCases},
 	{"immutable", "cache=immutable,ro", []string{"immutable", "ro"}, fstest.ReadOnlyCases},
 }

@@ -5,7 +5,9 @@
 // Sizes are small enough for an emulated machine. For longer runs these variables
 // set them: TENON_TEST_FILES (a tree to walk), TENON_TEST_MEMORY (of its guest, as
 // for tenon run -m), TENON_TEST_TAR_FILES, TENON_TEST_GIT_FILES, TENON_TEST_C_FILES,
-// TENON_TEST_ROWS (in a transaction each) and TENON_TEST_STORM_SECONDS.
+// TENON_TEST_ROWS (in a transaction each), TENON_TEST_STORM_SECONDS,
+// TENON_TEST_DAX_ACCESSES, TENON_TEST_INCREMENTS, TENON_TEST_GUESTS and TENON_TEST_SHARED_MIB (that each of
+// these reads). TENON_TEST_FIGURES=1 measures throughput, in TENON_TEST_ROUNDS.
 package linuxtest
 
 import (
