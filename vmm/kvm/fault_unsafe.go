@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // ioctl numbers of a vCPU, x86-64 (include/uapi/linux/kvm.h).
@@ -39,26 +37,7 @@ func (c *VCPU) Translate(linear uint64) (gpa uint64, ok bool) {
 // MSRs fills in the values of the registers that msrs name, at most 8. It fails
 // naming the first one KVM does not know (api.rst, KVM_GET_MSRS returns how many
 // were read).
-func (c *VCPU) MSRs(msrs []MSR) error {
-	const limit = 8
-	if len(msrs) > limit {
-		return fmt.Errorf("kvm: %d MSRs at once, at most %d", len(msrs), limit)
-	}
-	var arg struct {
-		n, _    uint32
-		entries [limit]MSR
-	}
-	arg.n = uint32(copy(arg.entries[:], msrs))
-	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), ioctlGetMSRs, uintptr(unsafe.Pointer(&arg)))
-	if errno != 0 {
-		return fmt.Errorf("kvm: read MSRs: %w", errno)
-	}
-	if int(n) < len(msrs) {
-		return fmt.Errorf("kvm: read MSR %#x: unknown to this host's KVM", msrs[n].Index)
-	}
-	copy(msrs, arg.entries[:])
-	return nil
-}
+func (c *VCPU) MSRs(msrs []MSR) error { return c.msrs(ioctlGetMSRs, "read", msrs) }
 
 // SetupMCE gives the processor an MCG_CAP: the number of its banks in bits 0 to 7, and
 // what else KVM knows of it (api.rst, KVM_X86_SETUP_MCE).

@@ -46,22 +46,26 @@ type MSR struct {
 
 // SetMSRs sets registers; it fails naming the first one KVM does not know
 // (api.rst, KVM_SET_MSRS returns how many were set).
-func (c *VCPU) SetMSRs(msrs ...MSR) error {
+func (c *VCPU) SetMSRs(msrs ...MSR) error { return c.msrs(ioctlSetMSRs, "set", msrs) }
+
+// msrs hands registers to KVM and takes them back.
+func (c *VCPU) msrs(op uintptr, what string, list []MSR) error {
 	const limit = 8
-	if len(msrs) > limit {
-		return fmt.Errorf("kvm: %d MSRs at once, at most %d", len(msrs), limit)
+	if len(list) > limit {
+		return fmt.Errorf("kvm: %s %d MSRs at once, at most %d", what, len(list), limit)
 	}
 	var arg struct {
 		n, _    uint32
 		entries [limit]MSR
 	}
-	arg.n = uint32(copy(arg.entries[:], msrs))
-	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), ioctlSetMSRs, uintptr(unsafe.Pointer(&arg)))
+	arg.n = uint32(copy(arg.entries[:], list))
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), op, uintptr(unsafe.Pointer(&arg)))
 	if errno != 0 {
-		return fmt.Errorf("kvm: set MSRs: %w", errno)
+		return fmt.Errorf("kvm: %s MSRs: %w", what, errno)
 	}
-	if int(n) < len(msrs) {
-		return fmt.Errorf("kvm: set MSR %#x: unknown to this host's KVM", msrs[n].Index)
+	if int(n) < len(list) {
+		return fmt.Errorf("kvm: %s MSR %#x: unknown to this host's KVM", what, list[n].Index)
 	}
+	copy(list, arg.entries[:])
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 
 // faultWindow is a share's DAX window as the guest sees it.
 type faultWindow struct {
-	tag    string
+	name   string
 	gpa    uint64
 	window *dax.Window
 	policy config.DAXFault
@@ -160,7 +160,7 @@ func (c culprit) answer(x *vcpu.Fault) (vcpu.Answer, error) {
 	}
 	if e := c.window.Plug(c.at, c.store); e != 0 {
 		if x.Attempts >= maxAttempts {
-			return vcpu.Again, fmt.Errorf("share %s: a page of zeros in the place of one that is gone: %w", c.tag, e)
+			return vcpu.Again, fmt.Errorf("share %s: a page of zeros in the place of one that is gone: %w", c.name, e)
 		}
 		time.Sleep(pause)
 		return vcpu.Again, nil
@@ -183,7 +183,7 @@ func (w *faultWindow) stop(cause dax.Cause) error {
 	if cause == dax.Truncated {
 		advice = "leave mapped files as long as they are, or " + advice
 	}
-	return fmt.Errorf("share %s: %s, and its policy is dax-fault=stop: %s", w.tag, why[cause], advice)
+	return fmt.Errorf("share %s: %s, and its policy is dax-fault=stop: %s", w.name, why[cause], advice)
 }
 
 // sweep is for a fault of which nobody knows the page. Windows of which one more page

@@ -93,7 +93,7 @@ func TestFaultAnswers(t *testing.T) {
 					want = c.stats
 				}
 				if got := faultStats(f, i); got != want {
-					t.Errorf("window %s counts %+v, want %+v", f.windows[i].tag, got, want)
+					t.Errorf("window %s counts %+v, want %+v", f.windows[i].name, got, want)
 				}
 			}
 		})

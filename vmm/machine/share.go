@@ -28,6 +28,7 @@ type share struct {
 	requests *virtiofs.Counter // nil: nobody will ask
 	window   *dax.Window       // nil: none
 	fault    config.DAXFault
+	name     string // as the user knows it: where it is mounted, or its tag
 }
 
 // openShares opens the root, the volumes and the shares, in this order.
@@ -79,7 +80,13 @@ func (m *Machine) openShare(s config.Share, o passthrough.Options) error {
 		}
 		return fmt.Errorf("share %s: %w", s.Tag, err)
 	}
-	opened := share{tag: s.Tag, window: o.Window, fault: s.DAXFault}
+	opened := share{tag: s.Tag, window: o.Window, fault: s.DAXFault, name: s.Tag}
+	switch {
+	case s.Guest != "":
+		opened.name = s.Guest
+	case s.Tag == config.RootTag:
+		opened.name = "/"
+	}
 	if m.config.Report != "" {
 		opened.requests = new(virtiofs.Counter)
 		so.Observer = opened.requests

@@ -131,7 +131,7 @@ func (m *Machine) mapWindow(s *share, slot int) error {
 		return err
 	}
 	m.faults.mem = m.mem
-	m.faults.windows = append(m.faults.windows, faultWindow{s.tag, at.Base, s.window, s.fault})
+	m.faults.windows = append(m.faults.windows, faultWindow{s.name, at.Base, s.window, s.fault})
 	s.window.Ready = func(piece dax.Mapping) { m.faults.coming.note(at.Base, piece) }
 	number := uint32(len(m.mem.Regions()) + len(m.faults.windows))
 	return m.vm.SetMemory(number, 0, at.Base, s.window.Reservation())

@@ -103,11 +103,7 @@ func isFault(err error) bool { return errors.Is(err, unix.EFAULT) || errors.Is(e
 
 // fault answers a KVM_RUN that failed because the host could not do an access.
 func (c *CPU) fault(cause error) error {
-	regs, err := c.vcpu.Regs()
-	if err != nil {
-		return err
-	}
-	sregs, err := c.vcpu.Sregs()
+	regs, sregs, err := c.registers()
 	if err != nil {
 		return err
 	}

@@ -88,11 +88,7 @@ func (c *CPU) configure(cpuid []kvm.CPUIDEntry, entry Entry) error {
 	if entry == nil {
 		return nil
 	}
-	regs, err := c.vcpu.Regs()
-	if err != nil {
-		return err
-	}
-	sregs, err := c.vcpu.Sregs()
+	regs, sregs, err := c.registers()
 	if err != nil {
 		return err
 	}
@@ -101,6 +97,15 @@ func (c *CPU) configure(cpuid []kvm.CPUIDEntry, entry Entry) error {
 		return err
 	}
 	return c.vcpu.SetRegs(regs)
+}
+
+func (c *CPU) registers() (*kvm.Regs, *kvm.Sregs, error) {
+	regs, err := c.vcpu.Regs()
+	if err != nil {
+		return nil, nil, err
+	}
+	sregs, err := c.vcpu.Sregs()
+	return regs, sregs, err
 }
 
 // MSRs with values other than at reset (Intel SDM vol. 4).
