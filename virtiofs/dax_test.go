@@ -329,6 +329,45 @@ func testStrips(t *testing.T, o passthrough.Options) {
 	}
 }
 
+// TestMappingStripsAtOpen: a file that is mapped for writing already gets no request
+// that could take its bits, so opening it does.
+func TestMappingStripsAtOpen(t *testing.T) {
+	needRoot(t, "it takes another's set-id bits")
+	m := mapShare(t, passthrough.Options{}, virtiofs.Options{})
+	path, f := m.file("f", []byte("data"))
+	_, g := m.file("g", []byte("data"))
+	open := func(node virtiofs.NodeID, uid, flags uint32) {
+		m.UID = uid
+		h, e := m.Open(node, flags)
+		m.UID = 0
+		ok(t, "OPEN", e)
+		ok(t, "RELEASE", m.Release(node, h, false))
+	}
+	ok(t, "SETUPMAPPING", m.SetupMapping(f, 0, page, mapBoth, 0))
+	ok(t, "SETUPMAPPING", m.SetupMapping(g, 0, page, mapRead, page))
+	for _, x := range []struct {
+		name       string
+		uid, flags uint32
+		to         uint32
+	}{
+		{"for reading", 1000, unix.O_RDONLY, 0o6755},
+		{"by root", 0, unix.O_RDWR, 0o6755},
+		{"by a user", 1000, unix.O_RDWR, 0o755},
+	} {
+		must(t, unix.Chmod(path, 0o6755))
+		open(f, x.uid, x.flags)
+		if got := lstat(t, path).Mode & 0o7777; got != x.to {
+			t.Errorf("%s: mode %o, want %o", x.name, got, x.to)
+		}
+	}
+	other := filepath.Join(m.dir, "g")
+	must(t, unix.Chmod(other, 0o6755))
+	open(g, 1000, unix.O_RDWR)
+	if got := lstat(t, other).Mode & 0o7777; got != 0o6755 {
+		t.Errorf("a file that is mapped for reading: mode %o", got)
+	}
+}
+
 // TestMappingSession: whatever ends a session takes its mappings along.
 func TestMappingSession(t *testing.T) {
 	m := mapShare(t, passthrough.Options{}, virtiofs.Options{})

@@ -113,7 +113,10 @@ type Names interface {
 type OpenFlags struct {
 	Flags       uint32
 	KillSuidgid bool
-	Compare     bool // tell whether the contents changed since the last close
+	// KillStored takes these bits when the file is opened for writing and is mapped
+	// for that already: the stores to come send no WRITE that could take them.
+	KillStored bool
+	Compare    bool // tell whether the contents changed since the last close
 }
 
 // WriteFlags is how data is to be written.

@@ -12,7 +12,9 @@ func (s *Server) opOpen(r *Request) unix.Errno {
 	if s.agreed(fuse.NoOpenSupport) {
 		return r.unserved() // the guest goes on with handle 0, and does not ask again
 	}
-	h, unchanged, e := s.fs.Open(r.node(), s.openFlags(in.Flags, in.OpenFlags))
+	f := s.openFlags(in.Flags, in.OpenFlags)
+	f.KillStored = r.killsSuidgid()
+	h, unchanged, e := s.fs.Open(r.node(), f)
 	if e != 0 {
 		return e
 	}

@@ -39,8 +39,10 @@ func (f *FS) openNode(n *inode, o virtiofs.OpenFlags) (h virtiofs.Handle, unchan
 		return 0, false, e
 	}
 	open := &handle{fd: fd, node: n.id, writable: writes(int(o.Flags))}
-	if open.writable && f.window != nil {
+	if open.writable && f.window != nil && f.inodes.stored(n.id) {
 		f.window.Rearm(uint64(n.id))
+		// What this process may not take, it could not have taken at a WRITE either.
+		_ = f.stripStored(fd, o.KillStored)
 	}
 	if o.Compare {
 		open.seen, unchanged = f.opening(n.id, fd)
