@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -258,16 +259,25 @@ func nameToHandle(dir int, path *byte, h *fileHandle, flags int) unix.Errno {
 	}
 }
 
-// openByHandle is open_by_handle_at(2).
+// openByHandle is open_by_handle_at(2). ENOMEM is also what Linux says while the
+// number of an inode that is gone is being given to a new file (iget_locked, as ext4
+// has it): that takes a moment, after which the handle is stale.
 func openByHandle(mount int, h *fileHandle, flags int) (int, unix.Errno) {
-	for {
+	for moments := 0; ; {
 		fd, _, e := unix.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mount), uintptr(unsafe.Pointer(h)),
 			uintptr(flags|unix.O_CLOEXEC))
-		if e != unix.EINTR {
+		switch {
+		case e == unix.ENOMEM && moments < maxMoments:
+			moments++
+			runtime.Gosched()
+		case e != unix.EINTR:
 			return int(fd), e
 		}
 	}
 }
+
+// maxMoments bounds how often ENOMEM is taken for something else than what it says.
+const maxMoments = 1000
 
 // bytesOf is the bytes before the NUL that ends them; none for nil.
 func bytesOf(s *byte) []byte {
