@@ -1,7 +1,6 @@
 package passthrough
 
 import (
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -259,25 +258,22 @@ func nameToHandle(dir int, path *byte, h *fileHandle, flags int) unix.Errno {
 	}
 }
 
-// openByHandle is open_by_handle_at(2). ENOMEM is also what Linux says while the
+// openByHandle is open_by_handle_at(2). ENOMEM is ESTALE: Linux also says it while the
 // number of an inode that is gone is being given to a new file (iget_locked, as ext4
-// has it): that takes a moment, after which the handle is stale.
+// has it), and where memory is short indeed, to be looked up again does no harm.
 func openByHandle(mount int, h *fileHandle, flags int) (int, unix.Errno) {
-	for moments := 0; ; {
+	for {
 		fd, _, e := unix.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mount), uintptr(unsafe.Pointer(h)),
 			uintptr(flags|unix.O_CLOEXEC))
-		switch {
-		case e == unix.ENOMEM && moments < maxMoments:
-			moments++
-			runtime.Gosched()
-		case e != unix.EINTR:
+		switch e {
+		case unix.EINTR:
+		case unix.ENOMEM:
+			return -1, unix.ESTALE
+		default:
 			return int(fd), e
 		}
 	}
 }
-
-// maxMoments bounds how often ENOMEM is taken for something else than what it says.
-const maxMoments = 1000
 
 // bytesOf is the bytes before the NUL that ends them; none for nil.
 func bytesOf(s *byte) []byte {
