@@ -16,8 +16,7 @@ const (
 type Answer uint8
 
 const (
-	Mended   Answer = iota // the file has grown: its pages are shown again
-	Signaled               // the guest's program was sent SIGBUS
+	Signaled Answer = iota // the guest's program was sent SIGBUS
 	Zeroed                 // a page of zeros stands in, whose contents go again
 	Stopped                // the machine ends
 )
@@ -87,7 +86,7 @@ func (w *Window) touch(at uint64, write bool) bool {
 
 // Examine says why the page at a window offset cannot be read, or with write not
 // be written. What can be mended is mended: pages of a file that has grown are
-// shown again, which counts as a fault that was Mended.
+// shown again, which counts as a fault that was mended.
 func (w *Window) Examine(at uint64, write bool) Cause {
 	if at >= w.space.size {
 		return Protected

@@ -31,12 +31,9 @@ type counters struct {
 // Refuse counts a mapping that was refused before it came to Map.
 func (w *Window) Refuse() { w.stats.refused.Add(1) }
 
-// Count notes a fault and its answer, once for each fault. Those that are Mended
-// have been counted by Examine or Sweep: they are not counted here.
+// Count notes a fault and its answer, once for each fault. Those that were mended
+// have been counted by Examine or Sweep.
 func (w *Window) Count(c Cause, a Answer) {
-	if a == Mended {
-		return
-	}
 	switch c {
 	case Truncated:
 		w.stats.truncated.Add(1)

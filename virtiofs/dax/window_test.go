@@ -297,8 +297,6 @@ func TestStats(t *testing.T) {
 	w.Count(Truncated, Zeroed)
 	w.Count(Failed, Zeroed)
 	w.Count(Protected, Zeroed)
-	w.Count(Usable, Mended)
-	w.Count(Truncated, Mended)
 	w.Count(Protected, Stopped)
 	want := Stats{Size: 8 * RangeSize, Ranges: 8, Mapped: 2, Free: 6, Setups: 6, Removes: 3, Upgrades: 2, Refused: 1,
 		Truncated: 2, Failed: 1, Protected: 2, Signaled: 1, Zeroed: 3}

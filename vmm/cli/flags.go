@@ -59,7 +59,7 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Category: groupOutput, Name: "kernel-log",
 			Usage: "write the whole kernel log to `FILE`; - is standard error"},
 		&cli.StringFlag{Category: groupOutput, Name: "report",
-			Usage: "write stage times, memory use and each share's requests to `FILE` as JSON"},
+			Usage: "write stage times, memory use and each share's requests and mappings to `FILE` as JSON"},
 		&cli.BoolFlag{Category: groupOutput, Name: "dry-run",
 			Usage: "print the resolved machine as JSON and start nothing"},
 	}
