@@ -1,0 +1,141 @@
+package figures
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Claim is what a ratio is to be: at most Limit, or with AtLeast at least that.
+type Claim struct {
+	Row, Side, Base string
+	Limit           float64
+	AtLeast         bool
+}
+
+// Report is what one harness found.
+type Report struct {
+	Title   string
+	Command string // that makes it again
+	Host    Host
+	Base    string   // the side that ratios are formed with
+	Notes   []string // a sentence each: what is left out and why
+	Rows    []Row
+	Claims  []Claim
+}
+
+// Verdict is what came of a claim.
+type Verdict struct {
+	Claim
+	Ratio Spread
+	Known bool // false: one of the sides is missing
+	Holds bool
+}
+
+// Verdicts holds the claims against the rows. It is the median that counts.
+func (r *Report) Verdicts() []Verdict {
+	var list []Verdict
+	for _, c := range r.Claims {
+		v := Verdict{Claim: c}
+		for _, row := range r.Rows {
+			if row.Name == c.Row {
+				v.Ratio, v.Known = row.Ratio(c.Side, c.Base)
+			}
+		}
+		v.Holds = v.Known && (c.AtLeast && v.Ratio.Median >= c.Limit || !c.AtLeast && v.Ratio.Median <= c.Limit)
+		list = append(list, v)
+	}
+	return list
+}
+
+// WriteText writes the report as Markdown, which is also for reading as it is: a table
+// with a line for each row and side, and one of the claims.
+func (r *Report) WriteText(w io.Writer) error {
+	b := &strings.Builder{}
+	fmt.Fprintf(b, "## %s\n\n`%s`, %s\n", r.Title, r.Command, r.Host)
+	for _, n := range r.Notes {
+		fmt.Fprintf(b, "\n- %s", n)
+	}
+	if len(r.Notes) > 0 {
+		b.WriteString("\n")
+	}
+	b.WriteString("\n" + strings.TrimLeft(fmt.Sprintf(
+		"| what | side | median | least-most | p99 | p99.9 | allocations | : %s |\n", r.Base), " "))
+	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|\n")
+	for _, row := range r.Rows {
+		for _, res := range row.Results {
+			r.line(b, row, res)
+		}
+	}
+	r.claims(b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// line writes one side of one row.
+func (r *Report) line(b *strings.Builder, row Row, res Result) {
+	v := res.Value()
+	p99, p999 := res.Tails()
+	ratio := ""
+	if s, ok := row.Ratio(res.Name, r.Base); ok && res.Name != r.Base {
+		ratio = fmt.Sprintf("%s (%s-%s)", number(s.Median), number(s.Least), number(s.Most))
+	}
+	allocs := ""
+	if a := res.Allocs(); a >= 0 {
+		allocs = number(a)
+	}
+	fmt.Fprintf(b, "| %s | %s | %s %s | %s-%s | %s | %s | %s | %s |\n", row.Name, res.Name, number(v.Median), row.Unit,
+		number(v.Least), number(v.Most), known(p99), known(p999), allocs, ratio)
+}
+
+// claims writes what was to be shown and whether it was.
+func (r *Report) claims(b *strings.Builder) {
+	if len(r.Claims) == 0 {
+		return
+	}
+	b.WriteString("\n| to be shown | ratio | |\n|---|--:|---|\n")
+	for _, v := range r.Verdicts() {
+		sign, word := "at most", "holds"
+		if v.AtLeast {
+			sign = "at least"
+		}
+		switch {
+		case !v.Known:
+			word = "NOT MEASURED"
+		case !v.Holds:
+			word = "MISSED"
+		}
+		fmt.Fprintf(b, "| %s: %s %s %s of %s | %s (%s-%s) | %s |\n", v.Row, v.Side, sign, number(v.Limit), v.Base,
+			number(v.Ratio.Median), number(v.Ratio.Least), number(v.Ratio.Most), word)
+	}
+}
+
+// WriteJSON writes everything that was measured, one indented object.
+func (r *Report) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", " ")
+	return e.Encode(struct {
+		*Report
+		Verdicts []Verdict
+	}{r, r.Verdicts()})
+}
+
+// known is a number, or nothing for one that is not known.
+func known(v float64) string {
+	if v == 0 {
+		return ""
+	}
+	return number(v)
+}
+
+// number prints three digits that count.
+func number(v float64) string {
+	switch {
+	case v >= 100 || v == float64(int64(v)):
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
