@@ -2,14 +2,16 @@
 # make run         boot a microVM on this machine's root directory, read-only,
 #                  and run something telling in it; or: make run CMD='ls /; id'
 # make test        everything; STRICT=1 makes a skipped test a failure
-# make lint, unit, alloc, guest-test     one rung of it
+# make lint, unit, alloc, guest-test, bench-smoke     one rung of it
+# make bench       figures beside the bare system calls and both virtiofsds
+# make bench-guest figures of Linux guests beside QEMU's, on this host's KVM or in the lab
 # make fuzz T=60s  every fuzz target, each for that long; tells how often each was executed
 # make diff        the file server beside go-fuse's; or: make diff ARGS='-conversations 50'
 # make clean
 
 CMD = uname -sr; grep ' / ' /proc/mounts; head -n 1 /etc/os-release; nproc; free -m | head -n 2
 
-.PHONY: build run test lint unit alloc guest-test fuzz diff clean
+.PHONY: build run test lint unit alloc guest-test bench-smoke bench bench-guest fuzz diff clean
 
 # The version is stamped in from git by the Go toolchain.
 build:
@@ -24,13 +26,24 @@ run: build
 		status=$$?; echo "--- exit status $$status"; exit $$status
 
 test: build
-	@scripts/test lint unit alloc guest
+	@scripts/test lint unit alloc guest bench
 
 lint unit alloc:
 	@scripts/test $@
 
 guest-test: build
 	@scripts/test guest
+
+bench-smoke: build
+	@scripts/test bench
+
+bench:
+	@scripts/bench device
+	@scripts/bench exit
+	@scripts/bench scale
+
+bench-guest: build
+	@scripts/bench guest
 
 fuzz:
 	@scripts/fuzz $(T)

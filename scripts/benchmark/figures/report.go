@@ -60,8 +60,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	if len(r.Notes) > 0 {
 		b.WriteString("\n")
 	}
-	b.WriteString("\n" + strings.TrimLeft(fmt.Sprintf(
-		"| what | side | median | least-most | p99 | p99.9 | allocations | : %s |\n", r.Base), " "))
+	fmt.Fprintf(b, "\n| what | side | median | least-most | p99 | p99.9 | allocations | : %s |\n", r.Base)
 	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range r.Rows {
 		for _, res := range row.Results {
@@ -79,7 +78,7 @@ func (r *Report) line(b *strings.Builder, row Row, res Result) {
 	p99, p999 := res.Tails()
 	ratio := ""
 	if s, ok := row.Ratio(res.Name, r.Base); ok && res.Name != r.Base {
-		ratio = fmt.Sprintf("%s (%s-%s)", number(s.Median), number(s.Least), number(s.Most))
+		ratio = spread(s)
 	}
 	allocs := ""
 	if a := res.Allocs(); a >= 0 {
@@ -96,18 +95,17 @@ func (r *Report) claims(b *strings.Builder) {
 	}
 	b.WriteString("\n| to be shown | ratio | |\n|---|--:|---|\n")
 	for _, v := range r.Verdicts() {
-		sign, word := "at most", "holds"
+		sign, ratio, word := "at most", spread(v.Ratio), "holds"
 		if v.AtLeast {
 			sign = "at least"
 		}
 		switch {
 		case !v.Known:
-			word = "NOT MEASURED"
+			ratio, word = "-", "NOT MEASURED"
 		case !v.Holds:
 			word = "MISSED"
 		}
-		fmt.Fprintf(b, "| %s: %s %s %s of %s | %s (%s-%s) | %s |\n", v.Row, v.Side, sign, number(v.Limit), v.Base,
-			number(v.Ratio.Median), number(v.Ratio.Least), number(v.Ratio.Most), word)
+		fmt.Fprintf(b, "| %s: %s %s %s of %s | %s | %s |\n", v.Row, v.Side, sign, number(v.Limit), v.Base, ratio, word)
 	}
 }
 
@@ -119,6 +117,11 @@ func (r *Report) WriteJSON(w io.Writer) error {
 		*Report
 		Verdicts []Verdict
 	}{r, r.Verdicts()})
+}
+
+// spread is a median and, in brackets, what it lies between.
+func spread(s Spread) string {
+	return fmt.Sprintf("%s (%s-%s)", number(s.Median), number(s.Least), number(s.Most))
 }
 
 // known is a number, or nothing for one that is not known.
