@@ -91,7 +91,10 @@ func report() Report {
 	}
 	return Report{
 		Title: "Requests", Command: "scripts/bench device", Base: "bare", Notes: []string{"a peer is missing"},
-		Rows: []Row{{"READ", "ns", []Result{{"bare", round(100, 100)}, {"ring", round(140, 160)}}}},
+		Rows: []Row{
+			{"READ", "ns", []Result{{"bare", round(100, 100)}, {"ring", round(140, 160)}}},
+			{"COUNTED", "ns", []Result{{"ring", []Round{{Allocs: 1}, {Allocs: 2}, {Allocs: 3}}}}},
+		},
 		Claims: []Claim{
 			{Row: "READ", Side: "ring", Base: "bare", Limit: 1.5},
 			{Row: "READ", Side: "ring", Base: "bare", Limit: 1.4},
@@ -99,6 +102,10 @@ func report() Report {
 			{Row: "READ", Side: "bare", Base: "ring", Limit: 0.9, AtLeast: true},
 			{Row: "READ", Side: "peer", Base: "ring", Limit: 3, AtLeast: true},
 			{Row: "WRITE", Side: "ring", Base: "bare", Limit: 3},
+			{Row: "COUNTED", Side: "ring", Limit: 2, Allocs: true},
+			{Row: "COUNTED", Side: "ring", Limit: 1.9, Allocs: true},
+			{Row: "COUNTED", Side: "bare", Limit: 2, Allocs: true},
+			{Row: "READ", Side: "ring", Limit: 2, Allocs: true}, // not counted
 		},
 	}
 }
@@ -116,7 +123,7 @@ func TestVerdicts(t *testing.T) {
 		}
 		got = append(got, word)
 	}
-	if want := "holds missed holds missed unknown unknown"; strings.Join(got, " ") != want {
+	if want := "holds missed holds missed unknown unknown holds missed unknown unknown"; strings.Join(got, " ") != want {
 		t.Errorf("%v, want %s", got, want)
 	}
 }
@@ -133,6 +140,7 @@ func TestWrite(t *testing.T) {
 		"| READ: ring at most 1.50 of bare | 1.50 (1.40-1.60) | holds |",
 		"| READ: ring at most 1.40 of bare | 1.50 (1.40-1.60) | MISSED |",
 		"| READ: peer at least 3 of ring | - | NOT MEASURED |",
+		"| COUNTED: ring at most 2 allocations | 2 (1-3) | holds |",
 	} {
 		if !strings.Contains(text.String(), line+"\n") {
 			t.Errorf("no line %q in\n%s", line, &text)

@@ -1,17 +1,20 @@
 package figures
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 )
 
-// Claim is what a ratio is to be: at most Limit, or with AtLeast at least that.
+// Claim is what a ratio is to be: at most Limit, or with AtLeast at least that. With
+// Allocs it is what the side allocates for one operation, whatever the base.
 type Claim struct {
 	Row, Side, Base string
 	Limit           float64
 	AtLeast         bool
+	Allocs          bool
 }
 
 // Report is what one harness found.
@@ -19,7 +22,7 @@ type Report struct {
 	Title   string
 	Command string // that makes it again
 	Host    Host
-	Base    string   // the side that ratios are formed with
+	Base    string   // the side that ratios are formed with; empty: each row's first
 	Notes   []string // a sentence each: what is left out and why
 	Rows    []Row
 	Claims  []Claim
@@ -40,13 +43,23 @@ func (r *Report) Verdicts() []Verdict {
 		v := Verdict{Claim: c}
 		for _, row := range r.Rows {
 			if row.Name == c.Row {
-				v.Ratio, v.Known = row.Ratio(c.Side, c.Base)
+				v.Ratio, v.Known = c.of(row)
 			}
 		}
 		v.Holds = v.Known && (c.AtLeast && v.Ratio.Median >= c.Limit || !c.AtLeast && v.Ratio.Median <= c.Limit)
 		list = append(list, v)
 	}
 	return list
+}
+
+// of is what the claim is about, in its row.
+func (c Claim) of(row Row) (s Spread, ok bool) {
+	if !c.Allocs {
+		return row.Ratio(c.Side, c.Base)
+	}
+	res, ok := row.Result(c.Side)
+	s = res.spread(func(r Round) float64 { return r.Allocs })
+	return s, ok && len(res.Rounds) > 0 && s.Least >= 0
 }
 
 // WriteText writes the report as Markdown, which is also for reading as it is: a table
@@ -60,7 +73,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	if len(r.Notes) > 0 {
 		b.WriteString("\n")
 	}
-	fmt.Fprintf(b, "\n| what | side | median | least-most | p99 | p99.9 | allocations | : %s |\n", r.Base)
+	fmt.Fprintf(b, "\n| what | side | median | least-most | p99 | p99.9 | allocations | : %s |\n", cmp.Or(r.Base, "the first"))
 	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range r.Rows {
 		for _, res := range row.Results {
@@ -77,7 +90,8 @@ func (r *Report) line(b *strings.Builder, row Row, res Result) {
 	v := res.Value()
 	p99, p999 := res.Tails()
 	ratio := ""
-	if s, ok := row.Ratio(res.Name, r.Base); ok && res.Name != r.Base {
+	base := cmp.Or(r.Base, row.Results[0].Name)
+	if s, ok := row.Ratio(res.Name, base); ok && res.Name != base {
 		ratio = spread(s)
 	}
 	allocs := ""
@@ -95,7 +109,10 @@ func (r *Report) claims(b *strings.Builder) {
 	}
 	b.WriteString("\n| to be shown | ratio | |\n|---|--:|---|\n")
 	for _, v := range r.Verdicts() {
-		sign, ratio, word := "at most", spread(v.Ratio), "holds"
+		sign, of, ratio, word := "at most", "of "+v.Base, spread(v.Ratio), "holds"
+		if v.Allocs {
+			of = "allocations"
+		}
 		if v.AtLeast {
 			sign = "at least"
 		}
@@ -105,7 +122,7 @@ func (r *Report) claims(b *strings.Builder) {
 		case !v.Holds:
 			word = "MISSED"
 		}
-		fmt.Fprintf(b, "| %s: %s %s %s of %s | %s | %s |\n", v.Row, v.Side, sign, number(v.Limit), v.Base, ratio, word)
+		fmt.Fprintf(b, "| %s: %s %s %s %s | %s | %s |\n", v.Row, v.Side, sign, number(v.Limit), of, ratio, word)
 	}
 }
 
