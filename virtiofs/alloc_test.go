@@ -17,7 +17,11 @@ type hot struct {
 	in, out *fstest.Cursor
 }
 
-func (h *hot) serve() (uint32, bool) { return h.c.S.Serve(h.c.R, h.in, h.out) }
+func (h *hot) serve() (uint32, bool) {
+	h.in.Reset()
+	h.out.Reset()
+	return h.c.S.Serve(h.c.R, h.in, h.out)
+}
 
 // hotRequests is the four requests that a guest's time is spent on, and the path
 // of the file they are about.

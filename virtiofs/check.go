@@ -15,20 +15,21 @@ func (s *Server) check(r *Request) unix.Errno {
 		return unix.ENOSYS
 	}
 	n := int64(r.hdr.Len) - fuse.InHeaderSize
-	if n < int64(r.row.In) || n > int64(r.in.Len()) || n > maxRequest {
+	if n < int64(r.row.In) || n > int64(r.rest) || n > maxRequest {
 		return unix.EINVAL
 	}
 	r.rest = int(n)
-	if !r.row.NoReply && r.out.Len() < fuse.OutHeaderSize+int(r.row.Out) {
+	if !r.row.NoReply && r.room < fuse.OutHeaderSize+int(r.row.Out) {
 		return unix.EINVAL
 	}
-	if r.hdr.Opcode != fuse.Init && s.session.Load() == 0 {
+	session := s.session.Load()
+	if session == 0 && r.hdr.Opcode != fuse.Init {
 		return unix.EIO
 	}
-	if e := r.arguments(s.session.Load()); e != 0 {
+	if e := r.arguments(session); e != 0 {
 		return e
 	}
-	if s.fs.ReadOnly() && r.changes() {
+	if r.changes() && s.fs.ReadOnly() {
 		if r.hdr.Opcode == fuse.SetupMapping {
 			s.fs.Refuse()
 		}
@@ -96,7 +97,10 @@ func (r *Request) arguments(session uint64) unix.Errno {
 	}
 	r.rest = 0
 	if r.hdr.Opcode == fuse.Lookup && session&fuse.ExportSupport != 0 {
-		if r.dots = dots(v); r.dots != 0 {
+		if len(v) > 0 && v[0] == '.' {
+			r.dots = dots(v)
+		}
+		if r.dots != 0 {
 			return 0
 		}
 	}

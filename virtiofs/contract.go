@@ -20,4 +20,7 @@ type Cursor interface {
 	Rest(max uint32) []unix.Iovec
 	// Reset goes back to the first byte.
 	Reset()
+	// InWindow says that some of the request's bytes, of this part or the other, lie
+	// in a DAX window, where an access may have to wait for a file.
+	InWindow() bool
 }

@@ -264,11 +264,12 @@ func TestMappingTimes(t *testing.T) {
 func TestMappingKeepsNoCache(t *testing.T) {
 	m := mapShare(t, passthrough.Options{}, virtiofs.Options{})
 	path, f := m.file("f", bytes.Repeat([]byte("x"), 2*page))
-	_, g := m.file("g", bytes.Repeat([]byte("x"), 2*page))
+	other, g := m.file("g", bytes.Repeat([]byte("x"), 2*page))
 	ok(t, "SETUPMAPPING", m.SetupMapping(f, 0, piece, mapBoth, 0))
 	ok(t, "SETUPMAPPING", m.SetupMapping(g, 0, piece, mapRead, piece))
 	ok(t, "a store", m.store(0, "first"))
 	aged(t, path)
+	aged(t, other)
 	for n, kept := range map[virtiofs.NodeID]bool{f: false, g: true} {
 		fh, _ := openKept(t, m.Conn, n, unix.O_RDONLY)
 		if n == f {

@@ -68,12 +68,11 @@ func (s *Server) generation(e *Entry) uint64 {
 
 func (s *Server) encodeEntry(b []byte, e *Entry) {
 	s.dress(&e.Attr)
-	p := &s.options.Policy
 	out := fuse.EntryOut{
 		NodeID:     uint64(e.Node),
 		Generation: s.generation(e),
-		EntryValid: timeout(p.EntryValid),
-		AttrValid:  timeout(p.AttrValid),
+		EntryValid: s.entryValid,
+		AttrValid:  s.attrValid,
 	}
 	out.Encode(b, &e.Attr)
 }

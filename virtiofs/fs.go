@@ -126,6 +126,12 @@ type WriteFlags struct {
 	KillSuidgid bool   // drop the set-user-id and set-group-id bits first
 }
 
+// ReadFlags is how a READ is to be made.
+type ReadFlags struct {
+	MayBlock bool // it may wait for storage; otherwise EAGAIN is the answer
+	Window   bool // some of the buffers may lie in a DAX window
+}
+
 // Files is what can be done to open regular files.
 type Files interface {
 	// Open says with f.Compare whether the contents are for certain the same as
@@ -135,9 +141,8 @@ type Files interface {
 	// Tmpfile creates a file without a name in the directory's file system.
 	Tmpfile(c *Caller, parent NodeID, mode uint32, f OpenFlags, e *Entry) (Handle, unix.Errno)
 	Release(f File) unix.Errno
-	// Read is one preadv(2): it may return less than asked. Without mayBlock
-	// it answers EAGAIN rather than wait for storage.
-	Read(f File, to []unix.Iovec, off int64, mayBlock bool) (int, unix.Errno)
+	// Read is one preadv(2): it may return less than asked, also before the end.
+	Read(f File, to []unix.Iovec, off int64, r ReadFlags) (int, unix.Errno)
 	// Write is one pwritev(2): it may write less than asked.
 	Write(f File, from []unix.Iovec, off int64, w WriteFlags) (int, unix.Errno)
 	Fsync(f File, dataOnly bool) unix.Errno

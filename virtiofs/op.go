@@ -87,8 +87,14 @@ func (r *Request) take(n int) []byte {
 // buffer is scratch memory for a reply of up to size bytes, as far as the guest
 // has room for it. r.body says how much of it is sent.
 func (r *Request) buffer(size uint32) []byte {
-	n := min(int64(size), maxReply, int64(r.out.Len()-fuse.OutHeaderSize))
+	n := min(int64(size), maxReply, int64(r.room-fuse.OutHeaderSize))
 	return r.reply[fuse.OutHeaderSize : fuse.OutHeaderSize+n]
+}
+
+// skip passes over n bytes of the writable part.
+func (r *Request) skip(n int) error {
+	r.moved = true
+	return r.out.Skip(n)
 }
 
 // offset checks a file offset or length, which the kernel keeps in a loff_t.
@@ -109,7 +115,7 @@ func (s *Server) entryReply(r *Request, e unix.Errno) unix.Errno {
 func (s *Server) attrReply(r *Request, e unix.Errno) unix.Errno {
 	if e == 0 {
 		s.dress(&r.attr)
-		fuse.EncodeAttrOut(r.take(fuse.AttrOutSize), timeout(s.options.Policy.AttrValid), &r.attr)
+		fuse.EncodeAttrOut(r.take(fuse.AttrOutSize), s.attrValid, &r.attr)
 	}
 	return e
 }

@@ -88,7 +88,7 @@ func (s *Server) opStatx(r *Request) unix.Errno {
 	r.statx.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME // what fuse_statx has room for
 	r.statx.Attributes &= statxAttributes
 	r.statx.Attributes_mask &= statxAttributes
-	fuse.EncodeStatxOut(r.take(fuse.StatxOutSize), timeout(s.options.Policy.AttrValid), &r.statx)
+	fuse.EncodeStatxOut(r.take(fuse.StatxOutSize), s.attrValid, &r.statx)
 	return 0
 }
 

@@ -19,7 +19,6 @@ const (
 	dirScratch  = 32 << 10
 	maxFixed    = 128
 	maxRequest  = MaxIO + 4096 // the longest request: WRITE
-	inlineIO    = 128 << 10    // data that is moved on a vCPU's own thread
 )
 
 // Options is how a Server serves.
@@ -63,6 +62,8 @@ type Server struct {
 	session  atomic.Uint64
 	unlocked atomic.Uint64 // see Unlocked
 	window   uint64        // bytes of the DAX window; 0: nothing is mapped
+	// How long a guest may trust names and attributes, as the policy says.
+	entryValid, attrValid fuse.Timeout
 }
 
 // sessionOpen marks Server.session as an open session. It is a bit that no INIT
@@ -75,6 +76,7 @@ func NewServer(fs FS, o Options) *Server {
 		o.Policy = Auto()
 	}
 	s := &Server{fs: fs, options: o, epoch: uint64(rand.Uint32N(math.MaxInt32-1) + 1)}
+	s.entryValid, s.attrValid = timeout(o.Policy.EntryValid), timeout(o.Policy.AttrValid)
 	if o.DAX != DAXNever {
 		s.window = fs.WindowSize()
 	}
@@ -95,6 +97,8 @@ type Request struct {
 	row     *fuse.Op
 	dots    int  // LOOKUP: 1 for ".", 2 for "..", else 0
 	rest    int  // bytes of the request that are not consumed yet
+	room    int  // bytes of the writable part
+	moved   bool // the writable part is not at its start any more
 	later   bool // see postpone
 	never   bool // see unserved
 
@@ -134,7 +138,7 @@ func NewRequest() *Request {
 // Serve answers the request in the readable part in with a reply in the
 // writable part out and returns the reply's length, which is the used length
 // of the chain: 0 for requests that have no reply. It never panics, whatever
-// the bytes are.
+// the bytes are. Both parts stand at their first byte.
 //
 // again says that the request was left alone: nothing was done, and nothing
 // written but perhaps data of a READ. Without r.MayBlock it may wait, and the
@@ -144,12 +148,11 @@ func NewRequest() *Request {
 // for the sake of locks that others hold, until it is answered. Reset, INIT and
 // DESTROY end the wait.
 func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) {
-	in.Reset()
-	out.Reset()
 	r.in, r.out = in, out
 	r.body, r.data, r.dots = 0, 0, 0
-	r.later, r.never = false, false
-	if in.Len() < fuse.InHeaderSize {
+	r.later, r.never, r.moved = false, false, false
+	r.rest, r.room = in.Len()-fuse.InHeaderSize, out.Len()
+	if r.rest < 0 {
 		return 0, false // nothing to answer to
 	}
 	if in.Copy(r.head[:]) != nil { // what it was shall not look like a success
@@ -205,8 +208,10 @@ func (r *Request) finish(e unix.Errno) uint32 {
 	n := fuse.OutHeaderSize + r.body
 	h := fuse.OutHeader{Len: uint32(n) + r.data, Error: -int32(e), Unique: r.hdr.Unique}
 	h.Encode(r.reply)
-	r.out.Reset()
-	if r.out.Len() < n || r.out.Put(r.reply[:n]) != nil {
+	if r.moved {
+		r.out.Reset()
+	}
+	if r.room < n || r.out.Put(r.reply[:n]) != nil {
 		return 0 // the guest gave no room even for an error
 	}
 	return h.Len

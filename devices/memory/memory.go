@@ -9,7 +9,6 @@ package memory
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -38,9 +37,9 @@ type Region struct {
 
 // Map is all of the guest's memory.
 type Map struct {
-	regions []Region // of RAM, sorted by address
-	windows []Region
-	pid     int // this process, for the system calls that copy out of windows
+	all []Region // RAM, sorted by address, then windows
+	ram int      // how many are RAM
+	pid int      // this process, for the system calls that copy out of windows
 }
 
 // New returns the map of the given regions, which must be non-empty, must not
@@ -53,17 +52,17 @@ func New(regions ...Region) (*Map, error) {
 			return nil, err
 		}
 	}
-	return &Map{regions: sorted}, nil
+	return &Map{all: sorted, ram: len(sorted)}, nil
 }
 
 // AddWindow adds memory that shows files: Iovec, Load and Store reach it, Slice and
 // Word do not, because a load from it can fault. It must be non-empty and not
 // overlap what is there. It is for set-up only, before others use the map.
 func (m *Map) AddWindow(r Region) error {
-	if err := r.check(slices.Concat(m.regions, m.windows)); err != nil {
+	if err := r.check(m.all); err != nil {
 		return err
 	}
-	m.windows = append(m.windows, r)
+	m.all = append(m.all, r)
 	m.pid = unix.Getpid()
 	return nil
 }
@@ -84,25 +83,53 @@ func (r Region) check(others []Region) error {
 
 // Regions returns the regions of RAM in address order. The caller must not change
 // it.
-func (m *Map) Regions() []Region { return m.regions }
+func (m *Map) Regions() []Region { return m.all[:m.ram] }
 
 // Slice returns the n bytes of RAM at the guest address, with cap == len. The
 // range must lie in one region. The guest may change the bytes at any time:
 // copy before looking twice.
-func (m *Map) Slice(at GPA, n uint32) ([]byte, error) { return find(m.regions, at, GPA(n)) }
+func (m *Map) Slice(at GPA, n uint32) ([]byte, error) { return find(m.all[:m.ram], at, GPA(n)) }
+
+// Place names a region of RAM or a window of one map, so that a range which was
+// looked for once need not be looked for again.
+type Place uint32
+
+// Locate returns the region or window that the n bytes at the address lie in.
+func (m *Map) Locate(at GPA, n uint32) (Place, error) {
+	for i := range m.all {
+		if m.all[i].holds(at, GPA(n)) {
+			return Place(i), nil
+		}
+	}
+	return 0, ErrAddress
+}
+
+// Holds says that the n bytes at the address lie in the place.
+func (m *Map) Holds(p Place, at GPA, n uint32) bool { return m.all[p].holds(at, GPA(n)) }
+
+// Window says that the place is a window: its bytes are for system calls only.
+func (m *Map) Window(p Place) bool { return int(p) >= m.ram }
+
+// Bytes is the n bytes at the address, which lie in the place. Those of a window are
+// not to be looked at.
+func (m *Map) Bytes(p Place, at GPA, n uint32) []byte {
+	r := &m.all[p]
+	return r.Data[at-r.GPA:][:n]
+}
+
+// holds says that the bytes are in the region.
+func (r *Region) holds(at, n GPA) bool {
+	off := at - r.GPA // wraps where the address is below the region
+	return off < GPA(len(r.Data)) && n <= GPA(len(r.Data))-off
+}
 
 // find returns the n bytes at the address, which must lie in one of the regions.
 func find(in []Region, at, n GPA) ([]byte, error) {
 	for i := range in {
-		r := &in[i]
-		off := at - r.GPA
-		if at < r.GPA || off >= GPA(len(r.Data)) {
-			continue
+		if r := &in[i]; r.holds(at, n) {
+			off := at - r.GPA
+			return r.Data[off : off+n : off+n], nil
 		}
-		if n > GPA(len(r.Data))-off {
-			return nil, ErrAddress
-		}
-		return r.Data[off : off+n : off+n], nil
 	}
 	return nil, ErrAddress
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"tenon/devices/memory"
+	"tenon/devices/memory/memorytest"
 )
 
 func two(t *testing.T) *memory.Map {
@@ -109,5 +110,58 @@ func TestWordHalves(t *testing.T) {
 	want := "\xaa\xaa\xaa\xaa\x34\x12\xdc\xfe\xaa\xaa\xaa\xaa"
 	if string(b) != want {
 		t.Errorf("memory is % x", b)
+	}
+}
+
+// TestLocate: ranges of RAM and of windows are found, what is outside of either or
+// between two is not, and a Place says what is in it.
+func TestLocate(t *testing.T) {
+	m, w := windowed(t)
+	for _, c := range []struct {
+		at     memory.GPA
+		n      uint32
+		ok     bool
+		window bool
+	}{
+		{0x1000, 0x1000, true, false},
+		{0x1fff, 1, true, false},
+		{0x3000, 0x1000, true, false},
+		{windowAt, 1, true, true},
+		{windowAt + memorytest.Gone, 4096, true, true},
+		{secondAt, 0x1000, true, true},
+		{0x0fff, 2, false, false},
+		{0x1fff, 2, false, false},
+		{0x2000, 1, false, false},
+		{windowAt - 1, 2, false, false},
+		{secondAt - 1, 2, false, false},
+		{secondAt + 0x1000, 1, false, false},
+		{^memory.GPA(0), 2, false, false},
+		{0x3000, 1<<32 - 1, false, false},
+	} {
+		p, err := m.Locate(c.at, c.n)
+		if (err == nil) != c.ok {
+			t.Errorf("Locate(%#x, %#x): %v", c.at, c.n, err)
+			continue
+		}
+		held := 0
+		for p := range memory.Place(4) {
+			if m.Holds(p, c.at, c.n) {
+				held++
+			}
+		}
+		if want := map[bool]int{true: 1}[c.ok]; held != want {
+			t.Errorf("%#x, %#x is in %d places", c.at, c.n, held)
+		}
+		if !c.ok {
+			continue
+		}
+		if b := m.Bytes(p, c.at, c.n); m.Window(p) != c.window || len(b) != int(c.n) {
+			t.Errorf("%#x: window %v, %d bytes", c.at, m.Window(p), len(b))
+		} else if s, err := m.Slice(c.at, c.n); !c.window && (err != nil || &s[0] != &b[0]) {
+			t.Errorf("%#x: other bytes than Slice's, %v", c.at, err)
+		}
+	}
+	if p, err := m.Locate(windowAt, 1); err != nil || &m.Bytes(p, windowAt, 1)[0] != &w.Data[0] {
+		t.Errorf("not the window's bytes: %v", err)
 	}
 }

@@ -14,11 +14,9 @@ func (m *Map) Iovec(at GPA, n uint32, dst []unix.Iovec) ([]unix.Iovec, error) {
 	if n == 0 {
 		return dst, nil
 	}
-	b, err := find(m.regions, at, GPA(n))
+	b, err := find(m.all, at, GPA(n))
 	if err != nil {
-		if b, err = find(m.windows, at, GPA(n)); err != nil {
-			return dst, err
-		}
+		return dst, err
 	}
 	v := unix.Iovec{Base: (*byte)(unsafe.Pointer(unsafe.SliceData(b)))}
 	v.SetLen(int(n))

@@ -6,7 +6,7 @@ import "golang.org/x/sys/unix"
 // when they do not lie in one of either, ErrFault when a page of a window is gone.
 // dst then holds any bytes.
 func (m *Map) Load(at GPA, dst []byte) error {
-	b, err := find(m.regions, at, GPA(len(dst)))
+	b, err := find(m.all[:m.ram], at, GPA(len(dst)))
 	if err != nil {
 		return m.across(at, dst, false)
 	}
@@ -17,7 +17,7 @@ func (m *Map) Load(at GPA, dst []byte) error {
 // Store is the opposite of Load: ErrFault is also a page that may not be written.
 // Some of the bytes are stored then.
 func (m *Map) Store(at GPA, src []byte) error {
-	b, err := find(m.regions, at, GPA(len(src)))
+	b, err := find(m.all[:m.ram], at, GPA(len(src)))
 	if err != nil {
 		return m.across(at, src, true)
 	}
@@ -35,7 +35,7 @@ func (m *Map) Store(at GPA, src []byte) error {
 // Whatever else the error is, as EPERM of a seccomp filter or ENOSYS of a kernel
 // without CONFIG_CROSS_MEMORY_ATTACH: the bytes cannot be had, which is ErrFault.
 func (m *Map) across(at GPA, p []byte, store bool) error {
-	b, err := find(m.windows, at, GPA(len(p)))
+	b, err := find(m.all[m.ram:], at, GPA(len(p)))
 	if err != nil || len(p) == 0 {
 		return err
 	}

@@ -321,6 +321,15 @@ func TestHostRefusesGarbage(t *testing.T) {
 			if r, err := h.Run(); !errors.Is(err, c.want) || r != (Result{}) {
 				t.Errorf("result %+v, error %v, want %v", r, err, c.want)
 			}
+			began := false
+			select {
+			case <-h.Hello():
+				began = true
+			default:
+			}
+			if want := bytes.HasPrefix(c.guest, hello); began != want {
+				t.Errorf("the guest's hello was seen: %v, want %v", began, want)
+			}
 		})
 	}
 }

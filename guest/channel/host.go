@@ -13,8 +13,9 @@ import (
 
 // Host is the VMM's end of the channel.
 type Host struct {
-	port io.ReadWriter
-	io   IO
+	port  io.ReadWriter
+	io    IO
+	hello chan struct{} // closed when begun is set
 
 	mu   sync.Mutex
 	wake sync.Cond // of mu: a field below has changed
@@ -40,7 +41,7 @@ type Host struct {
 // gone; a Write blocks until the guest has taken the bytes and fails once the
 // machine is gone.
 func NewHost(port io.ReadWriter, spec Spec, streams IO) *Host {
-	h := &Host{port: port, io: streams, spec: spec.encode(), eof: streams.Stdin == nil}
+	h := &Host{port: port, io: streams, hello: make(chan struct{}), spec: spec.encode(), eof: streams.Stdin == nil}
 	h.wake.L = &h.mu
 	return h
 }
@@ -82,6 +83,10 @@ func (h *Host) Run() (Result, error) {
 	}
 }
 
+// Hello is closed when the guest's init has opened the channel: the kernel and
+// all that came before are behind it.
+func (h *Host) Hello() <-chan struct{} { return h.hello }
+
 // Signal delivers a signal to the command's process group. It never blocks;
 // equal signals that wait for the guest become one. Numbers outside 1-64 are
 // ignored.
@@ -116,6 +121,7 @@ func (h *Host) handle(t frameType, p []byte) error {
 			return fmt.Errorf("%w: the guest speaks version %d, the host version %d", ErrProtocol, p[0], version)
 		}
 		h.update(func() { h.begun = true })
+		close(h.hello)
 	case frameCredit:
 		n := binary.LittleEndian.Uint32(p)
 		var excess bool

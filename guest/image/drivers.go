@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,59 +45,48 @@ const (
 	BuiltIn
 )
 
-// Find looks for a driver in lib/modules/RELEASE. The path of a Module is
-// relative to it.
-func Find(modules, driver string) (Status, string, error) {
-	t, err := openTree(modules)
-	if err != nil {
-		return Missing, "", err
-	}
-	s, path := t.find(driver)
-	return s, path, nil
-}
-
-// tree is what lib/modules/RELEASE lists.
-type tree struct {
+// Modules is what lib/modules/RELEASE lists.
+type Modules struct {
 	dir     string
 	builtin map[string]bool
 	paths   map[string]string // by module name; modules.order leaves out .xz and the like
 }
 
-// openTree reads the lists that the kernel's own modules_install writes.
-// modules.dep is not one of them: depmod makes it when a package is installed,
-// and a package that was only unpacked has none.
-func openTree(dir string) (*tree, error) {
-	t := &tree{dir: dir, builtin: make(map[string]bool), paths: make(map[string]string)}
+// OpenModules reads the lists that the kernel's own modules_install writes to
+// lib/modules/RELEASE. modules.dep is not one of them: depmod makes it when a
+// package is installed, and a package that was only unpacked has none.
+func OpenModules(dir string) (*Modules, error) {
+	m := &Modules{dir: dir, builtin: make(map[string]bool), paths: make(map[string]string)}
 	err := eachLine(filepath.Join(dir, "modules.builtin"), func(line string) {
-		t.builtin[moduleName(line)] = true
+		m.builtin[moduleName(line)] = true
 	})
 	if err != nil {
 		return nil, err
 	}
 	err = eachLine(filepath.Join(dir, "modules.order"), func(line string) {
-		t.paths[moduleName(line)] = line
+		m.paths[moduleName(line)] = line
 	})
 	if errors.Is(err, fs.ErrNotExist) { // all modules_install'ed kernels have it; trimmed trees may not
 		err = eachLine(filepath.Join(dir, "modules.dep"), func(line string) {
 			path, _, _ := strings.Cut(line, ":")
-			t.paths[moduleName(path)] = path
+			m.paths[moduleName(path)] = path
 		})
 	}
-	return t, err
+	return m, err
 }
 
+// eachLine reads the file at once: its lines are parts of one string.
 func eachLine(path string, use func(line string)) error {
-	f, err := os.Open(path)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("kernel modules: %w", err)
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		use(lines.Text())
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if line != "" {
+			use(line)
+		}
 	}
-	return lines.Err()
+	return nil
 }
 
 // moduleName is the name the kernel knows a module file by.
@@ -107,11 +95,12 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-func (t *tree) find(driver string) (Status, string) {
-	if t.builtin[driver] {
+// Find looks for a driver. The path of a Module is relative to the directory.
+func (m *Modules) Find(driver string) (status Status, path string) {
+	if m.builtin[driver] {
 		return BuiltIn, ""
 	}
-	if path, ok := t.paths[driver]; ok {
+	if path, ok := m.paths[driver]; ok {
 		return Module, path
 	}
 	return Missing, ""

@@ -14,11 +14,11 @@ import (
 
 // Options say what goes into an image.
 type Options struct {
-	Init    string // the tenon binary, on the host
-	Release string // of the kernel, for messages
-	Modules string // the kernel's lib/modules/RELEASE; empty: the kernel has none
+	Init    string   // the tenon binary, on the host
+	Release string   // of the kernel, for messages
+	Modules *Modules // of the kernel; nil: it has none
 	// BuiltIn says whether the kernel image contains a driver, by its name in
-	// Drivers. It is asked only when Modules is empty; nil means no.
+	// Drivers. It is asked only when Modules is nil; nil means no.
 	BuiltIn func(driver string) bool
 	Cache   string // directory for decompressed modules; empty: none is kept
 }

@@ -167,7 +167,7 @@ func TestBuild(t *testing.T) {
 	}{
 		{
 			name: "everything a module",
-			opts: Options{Modules: modular},
+			opts: Options{Modules: modulesOf(t, modular)},
 			list: "virtio_pci virtio_ring.ko virtio.ko virtio_pci.ko\n" +
 				"virtio_console virtio.ko virtio_ring.ko virtio_console.ko\n" +
 				"virtiofs fuse.ko virtio.ko virtio_ring.ko virtiofs.ko\n" +
@@ -177,7 +177,7 @@ func TestBuild(t *testing.T) {
 		},
 		{
 			name:  "one a module, its dependency built in",
-			opts:  Options{Modules: halfModular},
+			opts:  Options{Modules: modulesOf(t, halfModular)},
 			list:  "overlay overlay.ko\n",
 			files: []string{"overlay"},
 		},
@@ -220,9 +220,18 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+func modulesOf(t *testing.T, dir string) *Modules {
+	t.Helper()
+	m, err := OpenModules(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 func TestMissingDriver(t *testing.T) {
 	dir := kernel(t, allBuiltIn[:2], nil)
-	_, err := Build(Options{Init: initFile(t, 1), Release: "6.12.1", Modules: dir})
+	_, err := Build(Options{Init: initFile(t, 1), Release: "6.12.1", Modules: modulesOf(t, dir)})
 	var missing *MissingError
 	if !errors.As(err, &missing) || err.Error() != "kernel 6.12.1 has no virtio-fs (CONFIG_VIRTIO_FS)" {
 		t.Errorf("error %v", err)
@@ -243,7 +252,7 @@ func TestBrokenTrees(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := kernel(t, allBuiltIn, c.modules)
-			if _, err := Build(Options{Init: initFile(t, 1), Modules: dir}); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := Build(Options{Init: initFile(t, 1), Modules: modulesOf(t, dir)}); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v", err)
 			}
 		})
@@ -251,14 +260,14 @@ func TestBrokenTrees(t *testing.T) {
 	t.Run("file gone", func(t *testing.T) {
 		dir := kernel(t, allBuiltIn, map[string]string{"a/overlay.ko": ""})
 		os.Remove(filepath.Join(dir, "a/overlay.ko"))
-		if _, err := Build(Options{Init: initFile(t, 1), Modules: dir}); !errors.Is(err, os.ErrNotExist) {
+		if _, err := Build(Options{Init: initFile(t, 1), Modules: modulesOf(t, dir)}); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("error %v", err)
 		}
 	})
 	t.Run("no ELF", func(t *testing.T) {
 		dir := kernel(t, allBuiltIn, map[string]string{"a/overlay.ko": ""})
 		write(t, filepath.Join(dir, "a/overlay.ko"), []byte("text"))
-		if _, err := Build(Options{Init: initFile(t, 1), Modules: dir}); err == nil {
+		if _, err := Build(Options{Init: initFile(t, 1), Modules: modulesOf(t, dir)}); err == nil {
 			t.Error("no error")
 		}
 	})
@@ -280,12 +289,12 @@ func TestFind(t *testing.T) {
 		{dir, "overlay", Missing, ""},
 		{withDep, "overlay", Module, "kernel/fs/overlayfs/overlay.ko.zst"},
 	} {
-		status, path, err := Find(c.dir, c.driver)
-		if err != nil || status != c.status || path != c.path {
-			t.Errorf("%s: %v %q %v, want %v %q", c.driver, status, path, err, c.status, c.path)
+		status, path := modulesOf(t, c.dir).Find(c.driver)
+		if status != c.status || path != c.path {
+			t.Errorf("%s: %v %q, want %v %q", c.driver, status, path, c.status, c.path)
 		}
 	}
-	if _, _, err := Find(t.TempDir(), "virtiofs"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := OpenModules(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a directory without lists: %v", err)
 	}
 }
@@ -293,7 +302,7 @@ func TestFind(t *testing.T) {
 func TestCache(t *testing.T) {
 	dir := kernel(t, allBuiltIn, map[string]string{"a/overlay.ko.xz": ""})
 	cache := filepath.Join(t.TempDir(), "new", "cache")
-	o := Options{Init: initFile(t, 10), Modules: dir, Cache: cache}
+	o := Options{Init: initFile(t, 10), Modules: modulesOf(t, dir), Cache: cache}
 	first, err := Build(o)
 	if err != nil {
 		t.Fatal(err)
@@ -352,7 +361,7 @@ func TestCpio(t *testing.T) {
 		t.Skip("no cpio on this machine: the archive is only checked by this package's own reader")
 	}
 	dir := kernel(t, allBuiltIn, map[string]string{"a/overlay.ko": ""})
-	b, err := Build(Options{Init: initFile(t, 123), Modules: dir})
+	b, err := Build(Options{Init: initFile(t, 123), Modules: modulesOf(t, dir)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -376,15 +385,15 @@ func TestInstalledKernels(t *testing.T) {
 		t.Skip("no kernel in the cache")
 	}
 	for _, dir := range dirs {
-		m, err := New(Options{Init: initFile(t, 1), Release: filepath.Base(dir), Modules: dir})
+		m, err := New(Options{Init: initFile(t, 1), Release: filepath.Base(dir), Modules: modulesOf(t, dir)})
 		if err != nil {
 			t.Errorf("%s: %v", dir, err)
 			continue
 		}
 		t.Logf("%s:\n%s", filepath.Base(dir), m.list)
 		for _, d := range Drivers() {
-			if status, _, err := Find(dir, d.Name); status == Missing && d.Required || err != nil {
-				t.Errorf("%s: %s is missing: %v", dir, d.Name, err)
+			if status, _ := modulesOf(t, dir).Find(d.Name); status == Missing && d.Required {
+				t.Errorf("%s: %s is missing", dir, d.Name)
 			}
 		}
 	}

@@ -25,21 +25,16 @@ type module struct {
 
 // collect decides for each driver and gathers the modules it takes.
 func (m *Image) collect(o Options) error {
-	t := &tree{}
-	if o.Modules != "" {
-		var err error
-		if t, err = openTree(o.Modules); err != nil {
-			return err
-		}
-	}
 	for _, d := range drivers {
-		status, _ := t.find(d.Name)
-		if o.Modules == "" && o.BuiltIn != nil && o.BuiltIn(d.Name) {
+		status := Missing
+		if o.Modules != nil {
+			status, _ = o.Modules.Find(d.Name)
+		} else if o.BuiltIn != nil && o.BuiltIn(d.Name) {
 			status = BuiltIn
 		}
 		switch {
 		case status == Module:
-			order, err := m.closure(t, o.Cache, d.Name, nil)
+			order, err := m.closure(o.Modules, o.Cache, d.Name, nil)
 			if err != nil {
 				return fmt.Errorf("kernel %s: %s: %w", o.Release, d.What, err)
 			}
@@ -54,8 +49,8 @@ func (m *Image) collect(o Options) error {
 // closure adds a module after everything it depends on and returns the files
 // of all of them in load order. above is the path from the driver, to notice
 // modules that need each other.
-func (m *Image) closure(t *tree, cache, name string, above []string) (files []string, err error) {
-	status, path := t.find(name)
+func (m *Image) closure(t *Modules, cache, name string, above []string) (files []string, err error) {
+	status, path := t.Find(name)
 	switch {
 	case status == BuiltIn:
 		return nil, nil
@@ -87,7 +82,7 @@ func (m *Image) closure(t *tree, cache, name string, above []string) (files []st
 }
 
 // module returns a module of the image, adding it when it is new.
-func (m *Image) module(t *tree, cache, name, path string) (module, error) {
+func (m *Image) module(t *Modules, cache, name, path string) (module, error) {
 	if i := slices.IndexFunc(m.modules, func(mod module) bool { return mod.name == name }); i >= 0 {
 		return m.modules[i], nil
 	}

@@ -26,7 +26,7 @@ var harnesses = map[string]func(figures.Options) (figures.Report, error){
 
 // children is what harnesses start this program for: the rest of the arguments is
 // theirs.
-var children = map[string]func([]string) error{}
+var children = map[string]func([]string) error{"guest-lab": guest.Lab, "guest-init": guest.Init}
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {

@@ -78,6 +78,8 @@ func (c *Conn) Raw(msg []byte, room int) (reply []byte, pooled bool) {
 			c.tb.Fatalf("%d bytes written and again", n)
 		}
 		c.R.MayBlock, c.R.NoWait = true, true
+		in.Reset()
+		to.Reset()
 		n, again = c.S.Serve(c.R, in, to)
 		c.R.NoWait = false
 		if again {

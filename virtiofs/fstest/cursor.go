@@ -62,6 +62,9 @@ func (c *Cursor) step(n int) []byte {
 	return b
 }
 
+// InWindow implements virtiofs.Cursor: all is on the heap.
+func (c *Cursor) InWindow() bool { return false }
+
 // Copy implements virtiofs.Cursor.
 func (c *Cursor) Copy(dst []byte) error {
 	if len(dst) > c.left {

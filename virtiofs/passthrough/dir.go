@@ -32,7 +32,13 @@ func (f *FS) Opendir(id virtiofs.NodeID) (virtiofs.Handle, unix.Errno) {
 }
 
 // Releasedir implements virtiofs.Dirs.
-func (f *FS) Releasedir(file virtiofs.File) unix.Errno { return f.handles.drop(file, true) }
+func (f *FS) Releasedir(file virtiofs.File) unix.Errno {
+	h, e := f.handles.drop(file, true)
+	if e == 0 {
+		f.handles.unpin(h)
+	}
+	return e
+}
 
 // Fsyncdir implements virtiofs.Dirs.
 func (f *FS) Fsyncdir(file virtiofs.File, dataOnly bool) unix.Errno {
@@ -46,6 +52,13 @@ const (
 	direntType   = 18
 	direntName   = 19
 	direntMax    = (direntName + 255 + 1 + 7) &^ 7
+)
+
+// mostSwell and mostSwellPlus are handle.swell of names of one byte: 24 bytes become 32,
+// with attributes 160.
+const (
+	mostSwell     = 22
+	mostSwellPlus = 107
 )
 
 // Readdir implements virtiofs.Dirs. Nothing is kept between calls but the
@@ -67,34 +80,55 @@ func (f *FS) Readdir(file virtiofs.File, cookie uint64, d *virtiofs.Dirents) uni
 	if e := h.seek(cookie); e != 0 {
 		return e
 	}
-	first := true
-	for {
-		size, e := getdents(h.fd, d.Scratch[:direntChunk(d)])
+	return f.list(n, h, d)
+}
+
+// list adds entries to the reply, from where the directory's descriptor stands. h.mu
+// is held.
+func (f *FS) list(n *inode, h *handle, d *virtiofs.Dirents) unix.Errno {
+	swell := &h.swell[0]
+	if d.Plus {
+		swell = &h.swell[1]
+	}
+	for first := true; first || d.Fits(1); first = false {
+		size, e := nextDirents(h.fd, d, *swell)
 		if e != 0 || size == 0 {
 			return e
 		}
+		room := d.Room()
 		full, e := f.fill(n, h, d, d.Scratch[:size])
 		if full || e != 0 {
-			h.pos = noPosition // the descriptor is past entries the guest has not got
+			h.pos, *swell = noPosition, 0 // the descriptor is past entries the guest has not got
 			if first && d.Empty() && e == 0 {
 				return unix.EINVAL // no room for even one entry, as getdents(2)
 			}
 			return e
 		}
-		if !d.Fits(1) {
-			return 0
+		if used := room - d.Room(); used > 0 {
+			*swell = (used*16 + size - 1) / size
 		}
-		first = false
 	}
+	return 0
 }
 
-// direntChunk is how much to read so that most of it fits into the reply.
-func direntChunk(d *virtiofs.Dirents) int {
-	n := d.Room()
-	if d.Plus {
-		n /= 4 // an entry with attributes is four to six times as long
+// nextDirents reads as much of a directory as will fit into the reply: to go back for
+// what does not costs more than to read twice, and the more the larger the directory
+// is (ext4 sorts a part of it again). Names are as long as those before them, as a
+// rule. Where not even one fits, there is nothing.
+func nextDirents(fd int, d *virtiofs.Dirents, swell int) (size int, e unix.Errno) {
+	if swell == 0 {
+		if swell = mostSwell; d.Plus {
+			swell = mostSwellPlus
+		}
 	}
-	return min(max(n, 2*direntMax), len(d.Scratch))
+	size, e = getdents(fd, d.Scratch[:min(d.Room()*16/swell, len(d.Scratch))])
+	switch {
+	case e != unix.EINVAL:
+		return size, e
+	case d.Empty():
+		return getdents(fd, d.Scratch[:direntMax])
+	}
+	return 0, 0
 }
 
 // seek takes the directory to the cookie. h.mu is held.

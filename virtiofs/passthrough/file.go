@@ -6,55 +6,85 @@ import (
 	"tenon/virtiofs"
 )
 
-// inlineRead is how many bytes are read on a vCPU's own thread from a file
-// system that cannot say whether it would wait.
-const inlineRead = 128 << 10
+const (
+	// inlineRead is how many bytes are read on a vCPU's own thread from a file
+	// system that cannot say whether it would wait.
+	inlineRead = 128 << 10
+	// promptRead is how many bytes are read without telling Go's scheduler: where
+	// copying takes longer, telling it costs nothing in comparison.
+	promptRead = 32 << 10
+)
 
 // Release implements virtiofs.Files.
 func (f *FS) Release(file virtiofs.File) unix.Errno {
-	h, e := f.handles.pin(file, false)
+	h, e := f.handles.drop(file, false)
 	if e != 0 {
 		return e
 	}
 	f.closing(h)
 	f.handles.unpin(h)
-	e = f.handles.drop(file, false)
 	f.releaseLocks(file)
-	return e
+	return 0
 }
 
-// Read implements virtiofs.Files. Without mayBlock the kernel is asked for what
+// Read implements virtiofs.Files. Unless it may block the kernel is asked for what
 // is in the page cache (RWF_NOWAIT); file systems that do not know the question
 // are read plainly as long as it is little.
-func (f *FS) Read(file virtiofs.File, to []unix.Iovec, off int64, mayBlock bool) (int, unix.Errno) {
+func (f *FS) Read(file virtiofs.File, to []unix.Iovec, off int64, r virtiofs.ReadFlags) (int, unix.Errno) {
 	h, e := f.opened(file, false)
 	if e != 0 {
 		return 0, e
 	}
-	defer f.handles.unpin(h)
-	n, e := h.read(to, off, mayBlock)
+	n, e := h.read(to, off, r)
 	if e == unix.EFAULT && f.mend(to, true) {
-		return h.read(to, off, mayBlock)
+		n, e = h.read(to, off, r)
 	}
+	f.handles.unpin(h)
 	return n, e
 }
 
-func (h *handle) read(to []unix.Iovec, off int64, mayBlock bool) (int, unix.Errno) {
-	if mayBlock {
+func (h *handle) read(to []unix.Iovec, off int64, r virtiofs.ReadFlags) (int, unix.Errno) {
+	switch size := total(to); {
+	case r.MayBlock:
 		return preadv2(h.fd, to, off, 0)
-	}
-	if !h.plain.Load() {
-		n, e := preadv2(h.fd, to, off, unix.RWF_NOWAIT)
+	case !h.plain.Load():
+		n, e := h.readCached(to, off, size, r.Window)
 		if e != unix.EOPNOTSUPP {
 			return n, e
 		}
 		h.plain.Store(true)
+		fallthrough
+	default:
+		if size > inlineRead {
+			return 0, unix.EAGAIN
+		}
+		return preadv2(h.fd, to, off, 0)
 	}
-	if total(to) > inlineRead {
-		return 0, unix.EAGAIN
-	}
-	return preadv2(h.fd, to, off, 0)
 }
+
+// readCached reads what is in the page cache. It may be less than there is in the
+// file, as when the next page is not there.
+//
+// Go's scheduler is not told of the call (see preadNow) where promptly says so, and
+// what was read last was all in the cache: for what is missing the kernel looks, and
+// even begins to read it, before it says EAGAIN.
+func (h *handle) readCached(to []unix.Iovec, off int64, size uint64, window bool) (n int, e unix.Errno) {
+	cached := h.cached.Load()
+	if cached && promptly(size, window) {
+		n, e = preadNow(h.fd, to, off)
+	} else {
+		n, e = preadv2(h.fd, to, off, unix.RWF_NOWAIT)
+	}
+	if now := e == 0 && uint64(n) == size; now != cached {
+		h.cached.Store(now)
+	}
+	return n, e
+}
+
+// promptly says that to fill the buffers is soon done: they are small, and in RAM,
+// where a fault is no worse than one of a store by this process to the same place. In
+// a window it can be a read from a file.
+func promptly(size uint64, window bool) bool { return size <= promptRead && !window }
 
 func total(v []unix.Iovec) uint64 {
 	var n uint64
@@ -70,14 +100,14 @@ func (f *FS) Write(file virtiofs.File, from []unix.Iovec, off int64, w virtiofs.
 	if e != 0 {
 		return 0, e
 	}
-	defer f.handles.unpin(h)
-	if e := f.prepareWrite(h, w.KillSuidgid); e != 0 {
-		return 0, e
+	n := 0
+	if e = f.prepareWrite(h, w.KillSuidgid); e == 0 {
+		n, e = pwritev2(h.fd, from, off, writeFlags(w))
 	}
-	n, e := pwritev2(h.fd, from, off, writeFlags(w))
 	if e == unix.EFAULT && f.mend(from, false) {
-		return pwritev2(h.fd, from, off, writeFlags(w))
+		n, e = pwritev2(h.fd, from, off, writeFlags(w))
 	}
+	f.handles.unpin(h)
 	return n, e
 }
 

@@ -30,7 +30,7 @@ func known(t *testing.T, f *FS, files int) []virtiofs.NodeID {
 // readZero reads a file of four bytes by handle 0.
 func readZero(f *FS, id virtiofs.NodeID) unix.Errno {
 	buf := make([]byte, 8)
-	n, e := f.Read(virtiofs.File{Node: id}, []unix.Iovec{{Base: &buf[0], Len: 8}}, 0, true)
+	n, e := f.Read(virtiofs.File{Node: id}, []unix.Iovec{{Base: &buf[0], Len: 8}}, 0, virtiofs.ReadFlags{MayBlock: true})
 	if e == 0 && string(buf[:n]) != "data" {
 		return unix.EILSEQ
 	}

@@ -38,14 +38,15 @@ func (f *FS) openNode(n *inode, o virtiofs.OpenFlags) (h virtiofs.Handle, unchan
 		f.budget.give()
 		return 0, false, e
 	}
-	open := &handle{fd: fd, node: n.id, writable: writes(int(o.Flags))}
+	m := n.key.mount
+	open := &handle{fd: fd, node: n.id, writable: writes(int(o.Flags)), prompt: m != nil && m.tellsAtOnce()}
 	if open.writable && f.window != nil && f.inodes.stored(n.id) {
 		f.window.Rearm(uint64(n.id))
 		// What this process may not take, it could not have taken at a WRITE either.
 		_ = f.stripStored(fd, o.KillStored)
 	}
 	if o.Compare {
-		open.seen, unchanged = f.opening(n.id, fd)
+		open.seen, unchanged = f.opening(open)
 	}
 	return f.handles.add(open), unchanged, 0
 }

@@ -265,8 +265,8 @@ func (f *FS) adoptNode(p *inode, name *byte, fd int, e *virtiofs.Entry) unix.Err
 	return f.adopt(p, name, seen, opath, e)
 }
 
-// reopen opens the node for I/O. Nothing but regular files and directories is
-// ever opened: opening a FIFO can wait forever, opening a device can do
+// reopen opens the pinned node for I/O. Nothing but regular files and directories
+// is ever opened: opening a FIFO can wait forever, opening a device can do
 // anything.
 func (f *FS) reopen(n *inode, flags int) (int, unix.Errno) {
 	switch {
@@ -281,9 +281,29 @@ func (f *FS) reopen(n *inode, flags int) (int, unix.Errno) {
 	case changes(flags) && (n.graft || f.options.ReadOnly):
 		return -1, unix.EROFS
 	}
+	if fd, ok := f.reopenByHandle(n, flags|unix.O_NOCTTY); ok {
+		return fd, 0
+	}
 	var path fdPath
 	fd, e := openat(f.proc, path.relative(n.fd()), flags|unix.O_NOCTTY, 0)
 	return fd, guestErrno(e)
+}
+
+// reopenByHandle costs less than the link in /proc. What it fails to open, that may
+// open, or knows why not. That the handle is the node's own has been found out when
+// the node was opened: before that, there could be a FIFO behind it.
+func (f *FS) reopenByHandle(n *inode, flags int) (fd int, ok bool) {
+	if n.key.mount == nil || !n.key.mount.handles() {
+		return -1, false
+	}
+	w, _ := f.inodes.whereabouts(n)
+	if !w.addr.hasHandle() {
+		return -1, false
+	}
+	var h fileHandle
+	w.addr.handle(&h)
+	fd, e := openByHandle(w.key.mount.dir, &h, flags)
+	return fd, e == 0
 }
 
 // isBusy says whether the node is the file of Options.Busy, by whatever name.

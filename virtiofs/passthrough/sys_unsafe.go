@@ -75,12 +75,45 @@ func fstatfs(fd int, st *unix.Statfs_t) unix.Errno {
 	}
 }
 
+// fstatNow is fstat without telling Go's scheduler, which saves a sixth of the time.
+// It is for what waits for nothing: the P stays with the thread, and while the call
+// lasts nothing else runs on it and no garbage collection can begin. See preadNow.
+func fstatNow(fd int, st *unix.Stat_t) unix.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+	return e
+}
+
+// preadNow is preadv2 with RWF_NOWAIT without telling Go's scheduler. The kernel then
+// neither reads from storage nor waits for a lock that is held across I/O.
+func preadNow(fd int, v []unix.Iovec, off int64) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))),
+		uintptr(min(len(v), maxIovecs)), uintptr(off), 0, unix.RWF_NOWAIT)
+	return int(n), e
+}
+
+// preadv2 and pwritev2 are pread(2) and pwrite(2) where that says the same: for one
+// buffer the vector costs 30 ns.
 func preadv2(fd int, v []unix.Iovec, off int64, flags int) (int, unix.Errno) {
+	if len(v) == 1 && flags == 0 {
+		return single(unix.SYS_PREAD64, fd, &v[0], off)
+	}
 	return vector(unix.SYS_PREADV2, fd, v, off, flags)
 }
 
 func pwritev2(fd int, v []unix.Iovec, off int64, flags int) (int, unix.Errno) {
+	if len(v) == 1 && flags == 0 {
+		return single(unix.SYS_PWRITE64, fd, &v[0], off)
+	}
 	return vector(unix.SYS_PWRITEV2, fd, v, off, flags)
+}
+
+func single(nr uintptr, fd int, v *unix.Iovec, off int64) (int, unix.Errno) {
+	for {
+		n, _, e := unix.Syscall6(nr, uintptr(fd), uintptr(unsafe.Pointer(v.Base)), uintptr(v.Len), uintptr(off), 0, 0)
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
 }
 
 // vector passes the offset as one word, which is how 64-bit kernels take it.
@@ -169,6 +202,16 @@ func fchmodat(dir int, path *byte, mode uint32) unix.Errno {
 	}
 }
 
+// fchmodat2 is fchmodat2(2), from Linux 6.6 on.
+func fchmodat2(dir int, path *byte, mode uint32, flags int) unix.Errno {
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_FCHMODAT2, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(mode), uintptr(flags), 0, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
 func fchownat(dir int, path *byte, uid, gid uint32, flags int) unix.Errno {
 	for {
 		_, _, e := unix.Syscall6(unix.SYS_FCHOWNAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
@@ -179,9 +222,9 @@ func fchownat(dir int, path *byte, uid, gid uint32, flags int) unix.Errno {
 	}
 }
 
-func utimensat(dir int, path *byte, ts *[2]unix.Timespec) unix.Errno {
+func utimensat(dir int, path *byte, ts *[2]unix.Timespec, flags int) unix.Errno {
 	for {
-		_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(ts)), 0, 0, 0)
+		_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dir), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(ts)), uintptr(flags), 0, 0)
 		if e != unix.EINTR {
 			return e
 		}

@@ -31,6 +31,8 @@ const (
 	maxChunks = 1 << (slotBits - chunkBits)
 	turnShift = shardBits + slotBits
 	maxTurn   = 1<<(64-turnShift) - 1
+
+	minBuckets = 16 // of a shard that has or had nodes
 )
 
 // inodes is the table of nodes.
@@ -53,6 +55,7 @@ type inodeShard struct {
 	vacant  []uint32 // chunks with free slots, each once
 	buckets []uint32 // links by hash; their number is a power of two
 	used    int
+	spare   *[chunkSize]inode // of an emptied chunk: whoever makes and removes one file after the other needs it again
 }
 
 // chunk is chunkSize slots for nodes.
@@ -131,7 +134,7 @@ func (s *inodeShard) link(n *inode, hash uint64) {
 // grow doubles the buckets. s.mu is held.
 func (s *inodeShard) grow() {
 	old := s.buckets
-	s.buckets = make([]uint32, max(16, 2*len(old)))
+	s.buckets = make([]uint32, max(minBuckets, 2*len(old)))
 	for _, link := range old {
 		for link != 0 {
 			n := s.at(link - 1)
@@ -155,7 +158,7 @@ func (s *inodeShard) unlink(n *inode) {
 			break
 		}
 	}
-	if s.used == 0 {
+	if s.used == 0 && len(s.buckets) > minBuckets {
 		s.buckets = nil
 	}
 }
@@ -173,7 +176,9 @@ func (s *inodeShard) take(shard uint64) *inode {
 	number := s.vacant[len(s.vacant)-1]
 	c := &s.chunks[number]
 	if c.slots == nil {
-		c.slots = new([chunkSize]inode)
+		if c.slots, s.spare = s.spare, nil; c.slots == nil {
+			c.slots = new([chunkSize]inode)
+		}
 	}
 	slot := uint64(bits.TrailingZeros64(c.free))
 	c.free &^= 1 << slot
@@ -195,7 +200,7 @@ func (s *inodeShard) put(n *inode) {
 	c.free |= 1 << (slot % chunkSize)
 	c.slots[slot%chunkSize] = inode{}
 	if c.free == ^uint64(0) {
-		c.slots = nil
+		c.slots, s.spare = nil, c.slots
 	}
 	if !c.listed && c.turn < maxTurn {
 		c.listed = true

@@ -93,7 +93,7 @@ func TestConcurrent(t *testing.T) {
 					return
 				}
 				file := virtiofs.File{Node: e.Node, Handle: h}
-				if n, err := f.Read(file, iov, 0, true); n != 4 || err != 0 {
+				if n, err := f.Read(file, iov, 0, virtiofs.ReadFlags{MayBlock: true}); n != 4 || err != 0 {
 					t.Errorf("read %d %v", n, err)
 				}
 				if err := f.Getattr(virtiofs.File{Node: e.Node}, &a); err != 0 || a.Size != 4 {

@@ -23,9 +23,16 @@ type stamp struct{ ctime, mtime, size int64 }
 // all, here as for every program that goes by times.
 const settled = 2 * time.Second
 
-func stampOf(fd int) stamp {
+// stampOf is the stamp of an open file, prompt as in mount.tellsAtOnce.
+func stampOf(fd int, prompt bool) stamp {
 	var st unix.Stat_t
-	if fstat(fd, &st) != 0 {
+	var e unix.Errno
+	if prompt {
+		e = fstatNow(fd, &st)
+	} else {
+		e = fstat(fd, &st)
+	}
+	if e != 0 {
 		return stamp{}
 	}
 	return stamp{ctime: st.Ctim.Nano(), mtime: st.Mtim.Nano(), size: st.Size}
@@ -91,13 +98,15 @@ func (c *closed) reset() {
 // opening says whether a file that has just been opened is for certain the same
 // as when it was closed, and returns the stamp for its handle to keep: none if
 // the file changed too lately to tell.
-func (f *FS) opening(id virtiofs.NodeID, fd int) (seen stamp, unchanged bool) {
-	f.closed.wanted.Store(true)
-	s := stampOf(fd)
+func (f *FS) opening(h *handle) (seen stamp, unchanged bool) {
+	if !f.closed.wanted.Load() {
+		f.closed.wanted.Store(true)
+	}
+	s := stampOf(h.fd, h.prompt)
 	if s == (stamp{}) {
 		return stamp{}, false
 	}
-	if s == f.closed.get(id) {
+	if s == f.closed.get(h.node) {
 		return s, true
 	}
 	if s.ctime > time.Now().Add(-settled).UnixNano() {
@@ -121,7 +130,7 @@ func (f *FS) closing(h *handle) {
 	}
 	var s stamp
 	if (h.seen != s || f.options.Writeback) && !f.inodes.stored(h.node) {
-		s = stampOf(h.fd)
+		s = stampOf(h.fd, h.prompt)
 	}
 	if s != h.seen && !f.options.Writeback {
 		s = stamp{}

@@ -42,18 +42,8 @@ type Image struct {
 
 	path    string
 	file    *os.File             // holds the program: vmlinux, or the bzImage itself when Opaque
-	private bool                 // file is our own copy, which nobody rewrites
 	header  *bootparam.BootParam // the setup header; nil without a bzImage
 	program program
-}
-
-// File is the file that Params.MapFile maps guest RAM to, nil when there is
-// none. It must not shrink while the guest runs.
-func (i *Image) File() *os.File {
-	if !i.private {
-		return nil
-	}
-	return i.file
 }
 
 // Open opens the kernel at path: a bzImage for x86-64, or a vmlinux ELF file
@@ -189,7 +179,7 @@ func (i *Image) find(s []byte, extra int) (tail []byte, found bool) {
 	return nil, false
 }
 
-// Close releases the kernel's file. Guest RAM that maps it stays valid.
+// Close releases the kernel's file.
 func (i *Image) Close() error {
 	if i.file == nil {
 		return nil

@@ -52,7 +52,7 @@ func (i *Image) openBzImage(info os.FileInfo, cacheDir string) error {
 		return err
 	}
 	i.file.Close()
-	i.file, i.private = vmlinux.file, true
+	i.file = vmlinux.file
 	i.program = vmlinux.program
 	return nil
 }

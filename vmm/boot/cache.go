@@ -14,7 +14,7 @@ import (
 )
 
 // cacheFormat is part of every entry's name: raise it when entries change.
-const cacheFormat = 1
+const cacheFormat = 2
 
 // vmlinux is an unpacked kernel in a file of its own.
 type vmlinux struct {
@@ -134,7 +134,7 @@ func (c cache) store(data []byte) error {
 
 // fill makes the file the entry. The data is on disk before the name is.
 func (c cache) fill(f *os.File, data []byte) error {
-	if _, err := f.Write(data); err != nil {
+	if err := writeSparse(f, data); err != nil {
 		return err
 	}
 	if err := os.Chtimes(f.Name(), c.time, c.time); err != nil {
@@ -153,7 +153,7 @@ func anonymous(data []byte) (*os.File, error) {
 		return nil, fmt.Errorf("memory for the unpacked kernel: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "vmlinux")
-	if _, err := f.Write(data); err != nil {
+	if err := writeSparse(f, data); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("memory for the unpacked kernel: %w", err)
 	}

@@ -1,8 +1,8 @@
 package boot
 
 import (
+	"cmp"
 	"fmt"
-	"io"
 
 	"tenon/devices/memory"
 	"tenon/vmm/layout"
@@ -14,12 +14,6 @@ type Params struct {
 	Initrd  Initrd         // nil: none
 	RSDP    memory.GPA     // of the ACPI tables, written by the caller
 	RAM     []layout.Range // what backs guest RAM: layout.RAM of its size
-
-	// MapFile, if set, puts n bytes of the file at off into guest RAM at the
-	// given address as a private mapping (MAP_PRIVATE|MAP_FIXED, readable and
-	// writable) instead of a copy. All four are multiples of the page size.
-	// It is called only for files that nobody rewrites.
-	MapFile func(at memory.GPA, fd int, off int64, n int) error
 }
 
 // Initrd is an initial RAM disk that writes itself straight into guest RAM.
@@ -47,7 +41,7 @@ const pageSize = 4096
 // memory map it passes on is layout.MemoryMap of p.RAM.
 func Load(mem *memory.Map, i *Image, p Params) (Entry, error) {
 	l := loader{mem: mem, image: i, params: p}
-	for _, step := range []func() error{l.checkMemory, l.writeCmdline, l.writeSegments, l.writeInitrd, l.writeGDT, l.writeResetVector} {
+	for _, step := range []func() error{l.checkMemory, l.writeCmdline, l.writeFiles, l.writeGDT, l.writeResetVector} {
 		if err := step(); err != nil {
 			return Entry{}, fmt.Errorf("load kernel %s: %w", i.path, err)
 		}
@@ -118,45 +112,34 @@ func (l *loader) writeCmdline() error {
 	return l.write(layout.Cmdline, append([]byte(l.params.Cmdline), 0))
 }
 
-func (l *loader) writeSegments() error {
-	for _, s := range l.image.program.segments {
-		ram, err := l.mem.Slice(memory.GPA(s.at), uint32(s.memsz))
-		if err != nil {
-			return fmt.Errorf("segment of %#x bytes at %#x: %w", s.memsz, s.at, err)
-		}
-		if err := l.fill(s, ram[:s.filesz]); err != nil {
-			return fmt.Errorf("segment at %#x: %w", s.at, err)
-		}
-	}
-	return nil
-}
-
-// fill brings a segment's bytes of the file into ram: whole pages as mappings
-// where it may, the rest as copies.
-func (l *loader) fill(s segment, ram []byte) error {
-	file := l.image.file
-	n := s.filesz &^ (pageSize - 1)
-	mapped := l.params.MapFile != nil && l.image.private && n > 0 && s.at%pageSize == 0 && s.off%pageSize == 0
-	if !mapped {
-		n = 0
-	} else if err := l.params.MapFile(memory.GPA(s.at), int(file.Fd()), int64(s.off), int(n)); err != nil {
-		return fmt.Errorf("map: %w", err)
-	}
-	if _, err := file.ReadAt(ram[n:], int64(s.off+n)); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+// writeFiles fills guest RAM with the kernel and, meanwhile, with the initrd.
+func (l *loader) writeFiles() error {
+	parts, err := l.parts()
+	if err != nil {
 		return err
 	}
-	return nil
+	initrd, err := l.placeInitrd()
+	if err != nil {
+		return err
+	}
+	filled := make(chan error, 1)
+	go func() {
+		if initrd == nil {
+			filled <- nil
+			return
+		}
+		filled <- l.params.Initrd.Fill(initrd)
+	}()
+	err = readParts(l.image.file, parts)
+	return cmp.Or(err, <-filled)
 }
 
-// writeInitrd puts the initrd as high as the kernel takes it, below the PCI
-// hole and above the kernel and what it unpacks into.
-func (l *loader) writeInitrd() error {
+// placeInitrd finds room for the initrd as high as the kernel takes it, below
+// the PCI hole and above the kernel and what it unpacks into.
+func (l *loader) placeInitrd() ([]byte, error) {
 	n := l.initrdSize()
 	if n == 0 {
-		return nil
+		return nil, nil
 	}
 	top := uint64(defaultInitrdMax) + 1
 	if h := l.image.header; h != nil {
@@ -171,12 +154,12 @@ func (l *loader) writeInitrd() error {
 		}
 	}
 	if top < n || (top-n)&^(pageSize-1) < floor {
-		return fmt.Errorf("initrd of %d bytes: %w", n, tooLittle(top, floor+n+pageSize))
+		return nil, fmt.Errorf("initrd of %d bytes: %w", n, tooLittle(top, floor+n+pageSize))
 	}
 	l.initrd = layout.Range{Base: (top - n) &^ (pageSize - 1), Len: n}
 	dst, err := l.mem.Slice(memory.GPA(l.initrd.Base), uint32(n))
 	if err != nil {
-		return fmt.Errorf("initrd: %w", err)
+		return nil, fmt.Errorf("initrd: %w", err)
 	}
-	return l.params.Initrd.Fill(dst)
+	return dst, nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"os"
 	"strings"
 	"testing"
 
@@ -281,40 +280,6 @@ func TestInitrdStaysBelowLimit(t *testing.T) {
 	module := u64(t, mem, e.RBX+16)
 	if base := u64(t, mem, module); base != limit-2*pageSize {
 		t.Errorf("initrd at %#x", base)
-	}
-}
-
-func TestLoadMaps(t *testing.T) {
-	type call struct {
-		at  memory.GPA
-		off int64
-		n   int
-	}
-	var calls []call
-	i := open(t, writeFile(t, bzImage(payloadOf(t, "zstd", stock().vmlinux()))), t.TempDir())
-	p := Params{RAM: smallRAM(), MapFile: func(at memory.GPA, fd int, off int64, n int) error {
-		calls = append(calls, call{at, off, n})
-		return nil
-	}}
-	mem, _, err := loadInto(t, i, p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(calls) != 1 || calls[0] != (call{kernelAt, 0x1000, kernelLen}) {
-		t.Errorf("mapped %v", calls)
-	}
-	if at(t, mem, dataAt, 1)[0] != 0xdd {
-		t.Error("less than a page was not copied")
-	}
-
-	calls = nil
-	own := open(t, writeFile(t, stock().vmlinux()), "")
-	if _, _, err := loadInto(t, own, p); err != nil || len(calls) != 0 {
-		t.Errorf("the user's file was mapped: %v, %v", calls, err)
-	}
-	p.MapFile = func(memory.GPA, int, int64, int) error { return os.ErrPermission }
-	if _, _, err := loadInto(t, i, p); !errors.Is(err, os.ErrPermission) {
-		t.Errorf("error of MapFile lost: %v", err)
 	}
 }
 

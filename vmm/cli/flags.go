@@ -50,7 +50,7 @@ func runFlags() []cli.Flag {
 		&cli.StringSliceFlag{Category: groupFiles, Name: "share",
 			Usage: "`TAG=DIR[,OPTION]`: offer the host directory DIR to a mount -t virtiofs TAG in the guest, writable unless it says ro; may be repeated"},
 		&cli.StringFlag{Category: groupFiles, Name: "service", DefaultText: string(d.Service),
-			Usage: "`exit|worker|auto`: serve file requests on the vCPU's exit, in a pool of workers, or the short ones on the exit"},
+			Usage: "`exit|worker|poll|auto`: serve file requests on the vCPU's exit, in a pool of workers, in threads that look for more of them for a while (for deep queues and free CPUs), or the short ones on the exit"},
 
 		&cli.StringFlag{Category: groupOutput, Name: "timeout",
 			Usage: "end the guest after `TIME` (90, 90s, 5m) with status 124"},

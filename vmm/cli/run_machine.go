@@ -44,13 +44,14 @@ func inspect(k kernel) (release, how string, err error) {
 		}
 		return i.Release, "", fmt.Errorf("no (%s), and there are no modules beside it: run scripts/kernel", driver.Config)
 	}
-	where, file, err := image.Find(k.Modules, driver.Name)
-	switch {
-	case err != nil:
+	modules, err := image.OpenModules(k.Modules)
+	if err != nil {
 		return i.Release, "", fmt.Errorf("%w: run scripts/kernel", err)
-	case where == image.BuiltIn:
+	}
+	switch where, file := modules.Find(driver.Name); where {
+	case image.BuiltIn:
 		return i.Release, "built in", nil
-	case where == image.Module:
+	case image.Module:
 		return i.Release, "a module, " + filepath.Join(k.Modules, file), nil
 	}
 	return i.Release, "", fmt.Errorf("no (%s): run scripts/kernel", driver.Config)

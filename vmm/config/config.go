@@ -56,11 +56,14 @@ const (
 type Service string
 
 // ServiceExit serves on the vCPU's own exit, ServiceWorker in the pool,
-// ServiceAuto on the exit what is short and in the pool what may block.
+// ServiceAuto on the exit what is short and in the pool what may block, ServicePoll
+// in a thread that looks for requests itself for a while after each doorbell, and in
+// the pool what may block.
 const (
 	ServiceExit   Service = "exit"
 	ServiceWorker Service = "worker"
 	ServiceAuto   Service = "auto"
+	ServicePoll   Service = "poll"
 )
 
 const (

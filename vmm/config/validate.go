@@ -258,9 +258,9 @@ func (m *Machine) checkModes() error {
 		errs = append(errs, fmt.Errorf("console %q is not known: choose hvc or serial", m.Console))
 	}
 	switch m.Service {
-	case ServiceExit, ServiceWorker, ServiceAuto:
+	case ServiceExit, ServiceWorker, ServiceAuto, ServicePoll:
 	default:
-		errs = append(errs, fmt.Errorf("service %q is not known: choose exit, worker or auto", m.Service))
+		errs = append(errs, fmt.Errorf("service %q is not known: choose exit, worker, poll or auto", m.Service))
 	}
 	if m.Timeout < 0 {
 		errs = append(errs, fmt.Errorf("timeout %s is negative: choose a positive one, or leave it out for none", m.Timeout))

@@ -43,6 +43,7 @@ func TestValidateAccepts(t *testing.T) {
 		"nested volumes": func(m *Machine) {
 			m.Volumes = append(m.Volumes, Share{Tag: VolumeTag(1), Dir: "/", Guest: "/mnt/deeper", Sharing: DefaultSharing()})
 		},
+		"polled":               func(m *Machine) { m.Service = ServicePoll },
 		"same directory twice": func(m *Machine) { m.Shares[0].Dir = m.Root.Dir },
 	} {
 		m := valid(t)

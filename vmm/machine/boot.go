@@ -37,15 +37,15 @@ func (m *Machine) cache(name string) string {
 }
 
 // driver says where the kernel has a driver.
-func (m *Machine) driver(d image.Driver) (image.Status, error) {
-	if m.config.Modules != "" {
-		s, _, err := image.Find(m.config.Modules, d.Name)
-		return s, err
+func (m *Machine) driver(d image.Driver) image.Status {
+	if m.modules != nil {
+		s, _ := m.modules.Find(d.Name)
+		return s
 	}
 	if m.builtIn(d) {
-		return image.BuiltIn, nil
+		return image.BuiltIn
 	}
-	return image.Missing, nil
+	return image.Missing
 }
 
 // builtIn judges by the kernel image alone. One that unpacks itself in the
@@ -56,12 +56,14 @@ func (m *Machine) builtIn(d image.Driver) bool {
 
 // findDrivers refuses a kernel that cannot do the job, and learns what of the
 // rest is a module.
-func (m *Machine) findDrivers() error {
-	for _, d := range image.Drivers() {
-		s, err := m.driver(d)
-		if err != nil {
+func (m *Machine) findDrivers() (err error) {
+	if m.config.Modules != "" {
+		if m.modules, err = image.OpenModules(m.config.Modules); err != nil {
 			return err
 		}
+	}
+	for _, d := range image.Drivers() {
+		s := m.driver(d)
 		m.lateConsole = m.lateConsole || s != image.BuiltIn && d.Name == consoleDriver
 		if !m.ownInit() {
 			continue // what the user's init needs is the user's to know
@@ -80,31 +82,38 @@ func (m *Machine) findDrivers() error {
 // consoleDriver is the driver behind hvc0 and behind the channel.
 const consoleDriver = "virtio_console"
 
-// loadKernel fills guest RAM with all the kernel starts from, and prepares the
-// conversation with the init that it will start.
-func (m *Machine) loadKernel() error {
+// loadKernel fills RAM with all the kernel starts from but the ACPI
+// tables. It runs beside the other steps and only reads what openKernel has set.
+func (m *Machine) loadKernel(ram *memory.Map) (boot.Entry, error) {
 	initrd, err := m.initrd()
 	if err != nil {
-		return err
+		return boot.Entry{}, err
 	}
 	cmdline, err := m.cmdline()
 	if err != nil {
-		return err
+		return boot.Entry{}, err
 	}
-	rsdp, err := m.writeACPI()
-	if err != nil {
-		return err
-	}
-	m.entry, err = boot.Load(m.mem, m.image, boot.Params{
-		Cmdline: cmdline, Initrd: initrd, RSDP: rsdp,
-		RAM: layout.RAM(m.config.Memory), MapFile: m.mapFile,
+	e, err := boot.Load(ram, m.image, boot.Params{
+		Cmdline: cmdline, Initrd: initrd, RSDP: layout.ACPI,
+		RAM: layout.RAM(m.config.Memory),
 	})
 	if errors.Is(err, boot.ErrTooLittleMemory) {
-		return fmt.Errorf("--memory %dM: %w", m.config.Memory>>20, err)
+		err = fmt.Errorf("--memory %dM: %w", m.config.Memory>>20, err)
 	}
-	if err != nil {
+	return e, err
+}
+
+// finishLoading completes what the kernel starts from, and prepares the
+// conversation with the init that it will start.
+func (m *Machine) finishLoading() error {
+	if err := m.writeACPI(); err != nil {
 		return err
 	}
+	m.loading.Wait()
+	if m.loadError != nil {
+		return m.loadError
+	}
+	m.modules = nil
 	if m.ownInit() {
 		m.host = channel.NewHost(m.port, m.spec(), channel.IO{
 			Stdin: m.opts.Stdin, Stdout: m.opts.Stdout, Stderr: m.opts.Stderr,
@@ -130,7 +139,7 @@ func (m *Machine) initrd() (boot.Initrd, error) {
 		names[d.Name] = d
 	}
 	return image.New(image.Options{
-		Init: m.opts.Init, Modules: m.config.Modules, Release: m.image.Release,
+		Init: m.opts.Init, Modules: m.modules, Release: m.image.Release,
 		BuiltIn: func(name string) bool { return m.builtIn(names[name]) },
 		Cache:   m.cache("modules"),
 	})
@@ -175,17 +184,17 @@ func (m *Machine) cmdline() (string, error) {
 		"panic=-1 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests", root, init, m.config.Append)
 }
 
-func (m *Machine) writeACPI() (memory.GPA, error) {
+func (m *Machine) writeACPI() error {
 	blob, err := acpi.Build(acpi.Options{CPUs: m.config.CPUs, MMIO64: m.window64()})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	at, err := m.mem.Slice(layout.ACPI, uint32(len(blob)))
 	if err != nil {
-		return 0, fmt.Errorf("ACPI tables: %d bytes do not fit: %w", len(blob), err)
+		return fmt.Errorf("ACPI tables: %d bytes do not fit: %w", len(blob), err)
 	}
 	copy(at, blob)
-	return layout.ACPI, nil
+	return nil
 }
 
 // spec is what the guest's init has to set up.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,16 +82,9 @@ func (m *Machine) finish(c cause) {
 func (m *Machine) Run(ctx context.Context) (Outcome, error) {
 	m.startCPUs()
 	m.startConsole()
-	timeout, stop := m.startTimeout()
-	defer stop()
-	select {
-	case <-m.end:
-	case <-timeout:
-		m.expire(ctx)
-	case <-ctx.Done():
-		m.finish(cause{kind: causeCancel})
-	}
-	<-m.end
+	// What assembly left in the heap goes back to the host while the guest boots.
+	go debug.FreeOSMemory()
+	m.awaitEnd(ctx)
 	m.awaitWord()
 	m.stages.done("guest")
 	m.stopCPUs()
@@ -102,6 +96,31 @@ func (m *Machine) Run(ctx context.Context) (Outcome, error) {
 		}
 	}
 	return m.outcome()
+}
+
+// awaitEnd waits for whatever ends the run first, and sees to it that cause is set.
+func (m *Machine) awaitEnd(ctx context.Context) {
+	timeout, stop := m.startTimeout()
+	defer stop()
+	var hello <-chan struct{}
+	if m.host != nil {
+		hello = m.host.Hello()
+	}
+	for {
+		select {
+		case <-hello:
+			hello = nil
+			m.stages.done("init")
+			continue
+		case <-m.end:
+		case <-timeout:
+			m.expire(ctx)
+		case <-ctx.Done():
+			m.finish(cause{kind: causeCancel})
+		}
+		<-m.end
+		return
+	}
 }
 
 func (m *Machine) startTimeout() (<-chan time.Time, func()) {

@@ -20,6 +20,7 @@ import (
 	"tenon/devices/virtio/console"
 	virtiopci "tenon/devices/virtio/pci"
 	"tenon/guest/channel"
+	"tenon/guest/image"
 	"tenon/vmm/boot"
 	"tenon/vmm/config"
 	"tenon/vmm/kvm"
@@ -64,8 +65,11 @@ type Machine struct {
 	host      *channel.Host
 
 	image       *boot.Image
-	lateConsole bool // the kernel has virtio-console as a module: too late for its own console
+	modules     *image.Modules // of the kernel, until it is loaded; nil: it has none
+	lateConsole bool           // the kernel has virtio-console as a module: too late for its own console
+	loading     sync.WaitGroup // loadKernel, which sets the next two
 	entry       boot.Entry
+	loadError   error
 	cpuid       []kvm.CPUIDEntry
 
 	launch  chan struct{}  // closed when the vCPUs may run
@@ -113,13 +117,14 @@ func (m *Machine) steps() []step {
 	return []step{
 		// What the user named comes first: it is what the user can mend.
 		{"kernel", m.openKernel},
+		{"ram", m.mapRAM},
 		{"shares", m.openShares},
 		{"kvm", m.openKVM},
 		{"back end", m.checkBackEnd},
 		{"vm", m.createVM},
 		{"memory", m.buildMemory},
 		{"devices", m.buildDevices},
-		{"boot", m.loadKernel},
+		{"boot", m.finishLoading},
 		{"vcpus", m.buildCPUs},
 	}
 }
@@ -149,19 +154,30 @@ func (m *Machine) createVM() (err error) {
 	return m.vm.CreateIRQChip(layout.TSS, layout.IdentityMap)
 }
 
-func (m *Machine) buildMemory() error {
-	ram, err := newRAM(m.config.Memory)
+// mapRAM makes the guest's RAM and begins to load the kernel into it, which
+// takes longer than the steps before finishLoading.
+func (m *Machine) mapRAM() (err error) {
+	if m.ram, err = newRAM(m.config.Memory); err != nil {
+		return err
+	}
+	if m.mem, err = memory.New(m.ram.regions...); err != nil {
+		return err
+	}
+	own, err := memory.New(m.ram.regions...) // while m.mem gets its windows
 	if err != nil {
 		return err
 	}
-	m.ram = ram
-	for i, r := range ram.regions {
+	m.loading.Go(func() { m.entry, m.loadError = m.loadKernel(own) })
+	return nil
+}
+
+func (m *Machine) buildMemory() error {
+	for i, r := range m.ram.regions {
 		if err := m.vm.SetMemory(uint32(i), 0, uint64(r.GPA), r.Data); err != nil {
 			return err
 		}
 	}
-	m.mem, err = memory.New(ram.regions...)
-	return err
+	return nil
 }
 
 // Close frees what New and Run hold. The machine must not be running. Where the
@@ -186,6 +202,7 @@ func (m *Machine) Close() error {
 }
 
 func (m *Machine) release() {
+	m.loading.Wait()
 	m.running.Wait()
 	for _, c := range m.cpus {
 		c.Close()

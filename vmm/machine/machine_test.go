@@ -192,6 +192,26 @@ func TestAssembly(t *testing.T) {
 	}
 }
 
+// TestCloseWaitsForLoading: a step that fails leaves a loader behind that still
+// writes to RAM.
+func TestCloseWaitsForLoading(t *testing.T) {
+	m := newMachine(config.Default(), Options{})
+	var err error
+	if m.ram, err = newRAM(64 << 20); err != nil {
+		t.Fatal(err)
+	}
+	data := m.ram.regions[0].Data
+	m.loading.Go(func() {
+		time.Sleep(50 * time.Millisecond)
+		data[0] = 1 // SIGSEGV if it is gone
+		m.entry.RIP = 1
+	})
+	m.Close()
+	if m.entry.RIP != 1 {
+		t.Error("closed while the kernel was being loaded")
+	}
+}
+
 func descriptors(t *testing.T) int {
 	t.Helper()
 	list, err := os.ReadDir("/proc/self/fd")

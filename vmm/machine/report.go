@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -24,11 +25,13 @@ type Report struct {
 	Figures
 	// RSS is the process's resident memory at the end of the run, GuestRSS the
 	// part that is guest RAM, DAXRSS the part that is the host's page cache in
-	// DAX windows, Overhead the rest: what Tenon itself costs.
+	// DAX windows, Overhead the rest: what Tenon itself costs. Of that Shared is
+	// page cache, the program itself, which all of them on a host have in common.
 	RSS      int `json:"rss_kib"`
 	GuestRSS int `json:"guest_rss_kib"`
 	DAXRSS   int `json:"dax_rss_kib"`
 	Overhead int `json:"overhead_kib"`
+	Shared   int `json:"overhead_shared_kib"`
 }
 
 // Figures is what the shares have done so far, by tag.
@@ -83,6 +86,7 @@ func (s *stages) done(name string) {
 func (m *Machine) Report() Report {
 	r := Report{Machine: m.config, Stages: m.stages.list, Figures: m.Figures(), RSS: m.rss.all, GuestRSS: m.rss.guest, DAXRSS: m.rss.dax}
 	r.Overhead = r.RSS - r.GuestRSS - r.DAXRSS
+	r.Shared = r.Overhead - m.rss.anonymous
 	if m.image != nil {
 		r.Release = m.image.Release
 	}
@@ -109,8 +113,8 @@ func (m *Machine) Figures() Figures {
 	return f
 }
 
-// rss is resident memory in KiB.
-type rss struct{ all, guest, dax int }
+// rss is resident memory in KiB; anonymous is that of neither guest nor dax.
+type rss struct{ all, guest, dax, anonymous int }
 
 // partOf is the part of r that a mapping belongs to; nil for the rest.
 func (m *Machine) partOf(r *rss, at uintptr) *int {
@@ -127,30 +131,43 @@ func (m *Machine) partOf(r *rss, at uintptr) *int {
 	return nil
 }
 
-// measureRSS adds up the mappings of the process; those inside guest RAM,
-// mapped kernel segments included, are the guest's.
-func (m *Machine) measureRSS() (r rss, err error) {
+// measureRSS adds up the mappings of the process; those inside guest RAM are
+// the guest's.
+func (m *Machine) measureRSS() (rss, error) {
 	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
-		return r, err
+		return rss{}, err
 	}
 	defer f.Close()
+	return readSmaps(f, m.partOf)
+}
+
+// readSmaps adds up mappings as proc_pid_smaps(5) lists them: a line with the
+// addresses, then lines of a name and a value.
+func readSmaps(list io.Reader, partOf func(r *rss, at uintptr) *int) (r rss, err error) {
 	var part *int
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		line := sc.Text()
-		if kb, ok := strings.CutPrefix(line, "Rss:"); ok {
-			n, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(kb, "kB")))
-			if err != nil {
-				return r, fmt.Errorf("smaps: %w", err)
-			}
-			r.all += n
-			if part != nil {
-				*part += n
-			}
-		} else if from, _, ok := strings.Cut(line, "-"); ok {
+	for sc := bufio.NewScanner(list); sc.Scan(); {
+		name, value, _ := strings.Cut(sc.Text(), ":")
+		if from, _, ok := strings.Cut(name, "-"); ok {
 			if at, err := strconv.ParseUint(from, 16, 64); err == nil {
-				part = m.partOf(&r, uintptr(at))
+				part = partOf(&r, uintptr(at))
 			}
+			continue
+		}
+		if name != "Rss" && (name != "Anonymous" || part != nil) {
+			continue
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(value, "kB")))
+		switch {
+		case err != nil:
+			return r, fmt.Errorf("smaps: %w", err)
+		case name == "Anonymous":
+			r.anonymous += n
+			continue
+		}
+		r.all += n
+		if part != nil {
+			*part += n
 		}
 	}
 	return r, nil

@@ -62,7 +62,6 @@ func (m *Machine) overlaid() bool { return m.ownInit() && m.config.Root.ReadOnly
 
 // openShare opens the share's directory with o and what the share says.
 func (m *Machine) openShare(s config.Share, o passthrough.Options) error {
-	o.Busy = m.image.File()
 	so, err := serverOptions(s)
 	if err == nil {
 		err = directoryOptions(s, so, &o)
@@ -197,4 +196,5 @@ var services = map[config.Service]fs.Service{
 	config.ServiceExit:   fs.ServiceExit,
 	config.ServiceWorker: fs.ServiceWorker,
 	config.ServiceAuto:   fs.ServiceAuto,
+	config.ServicePoll:   fs.ServicePoll,
 }

@@ -219,7 +219,7 @@ func (c conformance) labels(fs *unix.Statfs_t) []string {
 }
 
 func (c conformance) name() string {
-	service := []string{ServiceAuto: "auto", ServiceExit: "exit", ServiceWorker: "worker"}[c.service]
+	service := []string{ServiceAuto: "auto", ServiceExit: "exit", ServiceWorker: "worker", ServicePoll: "poll"}[c.service]
 	name := fmt.Sprintf("cache=%s,service=%s,queues=%d", c.policy.Name, service, c.queues)
 	if c.server.Writeback {
 		name += ",writeback"
@@ -241,6 +241,8 @@ func conformances() []conformance {
 		{policy: virtiofs.Never(), service: ServiceExit, queues: 1, options: passthrough.Options{Devices: true}},
 		{policy: virtiofs.Metadata(), service: ServiceExit, queues: 4},
 		{policy: virtiofs.Always(), service: ServiceWorker, queues: 4},
+		{policy: virtiofs.Auto(), service: ServicePoll, queues: 1},
+		{policy: virtiofs.Never(), service: ServicePoll, queues: 4},
 		{policy: virtiofs.Always(), service: ServiceWorker, queues: 1,
 			options: passthrough.Options{Writeback: true}, server: virtiofs.Options{Writeback: true}},
 	}

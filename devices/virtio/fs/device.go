@@ -29,6 +29,11 @@ const (
 	ServiceExit
 	// ServiceWorker serves everything in the pool.
 	ServiceWorker
+	// ServicePoll serves what is short in a goroutine of the queue, which a
+	// notification wakes and which looks for more for a while before it asks for
+	// the next, and in the pool what may block. It spends CPU time of the host to
+	// save the guest its exits.
+	ServicePoll
 )
 
 const (
@@ -97,7 +102,7 @@ func newDevice(o Options, s server) (*Device, error) {
 		return nil, fmt.Errorf("virtio-fs: %d request queues: give 1 to %d", o.RequestQueues, MaxRequestQueues)
 	case o.QueueSize > queue.MaxSize || o.QueueSize&(o.QueueSize-1) != 0:
 		return nil, fmt.Errorf("virtio-fs: queue size %d: give a power of two up to %d", o.QueueSize, queue.MaxSize)
-	case o.Service > ServiceWorker:
+	case o.Service > ServicePoll:
 		return nil, fmt.Errorf("virtio-fs: unknown service policy %d", o.Service)
 	case o.WindowSize != 0 && (o.WindowSize < MinWindow || bits.OnesCount64(o.WindowSize) != 1):
 		return nil, fmt.Errorf("virtio-fs: DAX window of %d bytes: give a power of two of at least %d, or 0", o.WindowSize, MinWindow)
@@ -141,6 +146,10 @@ func (d *Device) Notify(queue int) {
 		return
 	}
 	q := s.queues[queue]
+	if q.poller != nil {
+		q.poller.notify()
+		return
+	}
 	q.turn.Run(q, int(q.ring.Size()))
 }
 

@@ -24,7 +24,7 @@ func TestNewRefuses(t *testing.T) {
 		"nine queues":     {Tag: "a", RequestQueues: 9},
 		"odd queue size":  {Tag: "a", RequestQueues: 1, QueueSize: 100},
 		"huge queue size": {Tag: "a", RequestQueues: 1, QueueSize: 2048},
-		"unknown service": {Tag: "a", RequestQueues: 1, Service: 3},
+		"unknown service": {Tag: "a", RequestQueues: 1, Service: ServicePoll + 1},
 		"small window":    {Tag: "a", RequestQueues: 1, WindowSize: 1 << 20},
 		"odd window":      {Tag: "a", RequestQueues: 1, WindowSize: 3 << 20},
 	} {
@@ -164,7 +164,7 @@ func TestWorkerServesAllInThePool(t *testing.T) {
 
 // Several vCPUs notify at once; each request is answered exactly once.
 func TestConcurrentNotify(t *testing.T) {
-	for _, policy := range []Service{ServiceAuto, ServiceExit, ServiceWorker} {
+	for _, policy := range []Service{ServiceAuto, ServiceExit, ServiceWorker, ServicePoll} {
 		f := newFake()
 		close(f.gate)
 		g := newRig(t, f, policy, 1)

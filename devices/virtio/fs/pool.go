@@ -86,11 +86,9 @@ func (p *pool) run() {
 		if r.q.s.dead.Load() {
 			continue
 		}
-		if err := r.q.answer(chain, request, r.head, true); err != nil {
+		if err := r.q.finish(chain, request, r.head); err != nil {
 			r.q.s.fail(err)
-			continue
 		}
-		r.q.signal()
 	}
 }
 

@@ -9,13 +9,17 @@ import (
 )
 
 // signalEvery is how many replies of one drain are announced together: with
-// more, the first caller of a long batch would wait for the last.
-const signalEvery = 16
+// more, the first caller of a long batch would wait for the last. Nor does one wait
+// for the others once requests and replies have signalBytes.
+const (
+	signalEvery = 16
+	signalBytes = 64 << 10
+)
 
 // session is the device between Activate and Reset.
 //
 // Locks, outer first: a queue's turn, the pool's mutex or that of waiting or the
-// ring's push lock.
+// ring's push lock. A poller's mutex is held with no other.
 type session struct {
 	env     virtio.Env
 	server  server
@@ -23,6 +27,8 @@ type session struct {
 	pool    *pool
 	waiting *waiting
 	dead    atomic.Bool // broken or reset: take no more requests
+
+	spinners spinners // queues with ServicePoll
 }
 
 // requestQueue is one queue; what is not a ring belongs to the turn's holder.
@@ -32,13 +38,18 @@ type requestQueue struct {
 	ring    *queue.Queue
 	policy  Service
 	turn    queue.Turn
+	poller  *poller // takes the turn's place with ServicePoll; nil otherwise
 	chain   *queue.Chain
 	request *virtiofs.Request
 	kept    atomic.Int32 // requests in waiting
+
+	done  [signalEvery]queue.Used // served, and not yet returned to the driver
+	n     int                     // of them
+	bytes uint64                  // of these requests and their replies
 }
 
 func newSession(srv server, policy Service, env virtio.Env) *session {
-	s := &session{env: env, server: srv, queues: make([]*requestQueue, len(env.Queues))}
+	s := &session{env: env, server: srv, queues: make([]*requestQueue, len(env.Queues)), spinners: newSpinners()}
 	parked := 0
 	for i, ring := range env.Queues {
 		if ring == nil {
@@ -51,6 +62,9 @@ func newSession(srv server, policy Service, env virtio.Env) *session {
 		if i == hiprio {
 			q.policy = ServiceExit // never behind other requests (§5.11.6.1)
 		}
+		if q.policy == ServicePoll {
+			q.poller = newPoller(q)
+		}
 		s.queues[i] = q
 		parked += int(ring.Size())
 	}
@@ -61,73 +75,103 @@ func newSession(srv server, policy Service, env virtio.Env) *session {
 // Consume serves up to limit requests.
 func (q *requestQueue) Consume(limit int) (more bool) {
 	q.ring.Quiet()
-	for n := 1; n <= limit; n++ {
+	for range limit {
 		if q.s.dead.Load() {
+			q.flush()
 			return false
 		}
-		head, ok, err := q.ring.PopHead()
+		head, ok, err := q.next()
 		if err == nil && ok {
 			err = q.serve(head)
 		}
 		if err != nil {
+			q.flush()
 			q.s.fail(err)
 			return false
 		}
 		if !ok {
+			q.flush()
 			if !q.ring.Listen() {
-				q.signal()
 				return false
 			}
 			q.ring.Quiet()
 		}
-		if n%signalEvery == 0 {
-			q.signal()
-		}
 	}
-	q.signal()
+	q.flush()
 	return true
 }
 
 // serve answers one request, or leaves it to the pool.
 func (q *requestQueue) serve(head uint16) error {
-	if q.policy == ServiceWorker {
+	switch q.policy {
+	case ServiceWorker:
+		q.s.pool.put(parked{q, head})
+		return nil
+	case ServiceExit:
+		return q.finish(q.chain, q.request, head)
+	}
+	written, again, err := q.try(q.chain, q.request, head)
+	if err != nil {
+		return err
+	}
+	if again {
 		q.s.pool.put(parked{q, head})
 		return nil
 	}
-	return q.answer(q.chain, q.request, head, q.policy == ServiceExit)
+	q.s.waiting.served()
+	q.done[q.n] = queue.Used{Head: head, Written: written}
+	q.n++
+	q.bytes += q.chain.Bytes()
+	if q.n == len(q.done) || q.bytes >= signalBytes {
+		q.flush()
+	}
+	return nil
 }
 
-// answer serves the request of a chain. What may block is left to the pool, and
-// what waits for a lock to those that wait.
-func (q *requestQueue) answer(c *queue.Chain, r *virtiofs.Request, head uint16, mayBlock bool) error {
+// flush returns to the driver what was served.
+func (q *requestQueue) flush() {
+	if q.n == 0 {
+		return
+	}
+	q.ring.PushAll(q.done[:q.n])
+	q.n, q.bytes = 0, 0
+	q.signal()
+}
+
+// finish serves a request that may block and returns its chain to the driver, or
+// leaves it to those that wait for a lock.
+func (q *requestQueue) finish(c *queue.Chain, r *virtiofs.Request, head uint16) error {
 	// A quarter of the ring stays free for other requests: among them is the one
 	// that frees the lock.
-	r.NoWait = mayBlock && int(q.kept.Load()) >= int(q.ring.Size())*3/4
+	r.MayBlock, r.NoWait = true, int(q.kept.Load()) >= int(q.ring.Size())*3/4
 	seen := q.s.server.Unlocked()
-	again, err := q.try(c, r, head, mayBlock)
+	written, again, err := q.try(c, r, head)
 	switch {
-	case !again:
-		q.s.waiting.served()
-	case mayBlock:
+	case err != nil:
+		return err
+	case again:
 		q.s.waiting.put(parked{q, head}, seen)
 	default:
-		q.s.pool.put(parked{q, head})
+		q.s.waiting.served()
+		q.push(head, written)
 	}
-	return err
+	return nil
 }
 
-// try reads the chain, serves the request and returns the chain to the driver,
-// unless nothing was done and the request is to be served again.
-func (q *requestQueue) try(c *queue.Chain, r *virtiofs.Request, head uint16, mayBlock bool) (again bool, err error) {
+// try reads the chain and serves its request; with again nothing was done, and the
+// request is to be served once more.
+func (q *requestQueue) try(c *queue.Chain, r *virtiofs.Request, head uint16) (written uint32, again bool, err error) {
 	if err := q.ring.Fetch(c, head); err != nil {
-		return false, err
+		return 0, false, err
 	}
-	r.MayBlock = mayBlock
-	written, again := q.s.server.Serve(r, &c.In, &c.Out)
-	if !again {
-		q.ring.Push(head, written)
-	}
-	return again, nil
+	written, again = q.s.server.Serve(r, &c.In, &c.Out)
+	return written, again, nil
+}
+
+// push returns one chain to the driver and tells it.
+func (q *requestQueue) push(head uint16, written uint32) {
+	q.ring.Push(head, written)
+	q.signal()
 }
 
 func (q *requestQueue) signal() {
@@ -149,7 +193,11 @@ func (s *session) close() {
 	s.pool.close()
 	s.waiting.close()
 	for _, q := range s.queues {
-		if q != nil {
+		switch {
+		case q == nil:
+		case q.poller != nil:
+			q.poller.close()
+		default:
 			q.turn.Close()
 		}
 	}

@@ -115,7 +115,7 @@ func (w *waiting) run() {
 	defer w.ended.Done()
 	if w.chain == nil {
 		w.chain, w.request = queue.NewChain(queue.MaxSize), virtiofs.NewRequest()
-		w.request.Kept = true
+		w.request.MayBlock, w.request.Kept = true, true
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -184,7 +184,7 @@ func (w *waiting) try(p parked) (keep bool) {
 	if w.s.dead.Load() {
 		return false
 	}
-	again, err := p.q.try(w.chain, w.request, p.head, true)
+	written, again, err := p.q.try(w.chain, w.request, p.head)
 	if again {
 		return true
 	}
@@ -193,7 +193,7 @@ func (w *waiting) try(p parked) (keep bool) {
 		w.s.fail(err)
 		return false
 	}
-	p.q.signal()
+	p.q.push(p.head, written)
 	return false
 }
 

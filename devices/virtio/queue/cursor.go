@@ -15,7 +15,7 @@ var ErrShort = errors.New("queue: not enough bytes left in the buffers")
 // Cursor is empty. It is valid until its chain is filled again.
 type Cursor struct {
 	chain  *Chain
-	lo, hi int // its buffers are chain.iov[lo:hi]
+	lo, hi int // its buffers are chain.buffers[lo:hi]
 	size   int // bytes in them
 
 	i    int // the current buffer
@@ -23,11 +23,24 @@ type Cursor struct {
 	left int
 }
 
+// over puts the cursor before buffers of the chain.
+func (c *Cursor) over(chain *Chain, lo, hi, size int) {
+	if c.chain != chain { // it hardly ever is another; to store a pointer costs more
+		c.chain = chain
+	}
+	c.lo, c.hi, c.size = lo, hi, size
+	c.Reset()
+}
+
 // Len is the number of bytes left.
 func (c *Cursor) Len() int { return c.left }
 
 // Reset goes back to the first byte.
 func (c *Cursor) Reset() { c.i, c.off, c.left = c.lo, 0, c.size }
+
+// InWindow says that a buffer of the chain, of this part or the other, lies in a
+// window.
+func (c *Cursor) InWindow() bool { return c.chain != nil && c.chain.window }
 
 // Copy takes the next len(dst) bytes. It fails with ErrShort, taking none, when
 // fewer are left, and with memory.ErrFault when some lie in a page of a window that
@@ -37,9 +50,14 @@ func (c *Cursor) Copy(dst []byte) error {
 		return ErrShort
 	}
 	for len(dst) > 0 {
-		n := min(len(dst), c.here())
-		if err := c.chain.mem.Load(c.at(), dst[:n]); err != nil {
-			return err
+		b := &c.chain.buffers[c.i]
+		n := min(len(dst), int(b.n)-c.off)
+		if c.chain.window {
+			if err := c.chain.mem.Load(b.at+memory.GPA(c.off), dst[:n]); err != nil {
+				return err
+			}
+		} else {
+			copy(dst, c.chain.bytes(b)[c.off:])
 		}
 		c.advance(n)
 		dst = dst[n:]
@@ -54,9 +72,14 @@ func (c *Cursor) Put(src []byte) error {
 		return ErrShort
 	}
 	for len(src) > 0 {
-		n := min(len(src), c.here())
-		if err := c.chain.mem.Store(c.at(), src[:n]); err != nil {
-			return err
+		b := &c.chain.buffers[c.i]
+		n := min(len(src), int(b.n)-c.off)
+		if c.chain.window {
+			if err := c.chain.mem.Store(b.at+memory.GPA(c.off), src[:n]); err != nil {
+				return err
+			}
+		} else {
+			copy(c.chain.bytes(b)[c.off:], src)
 		}
 		c.advance(n)
 		src = src[n:]
@@ -70,7 +93,7 @@ func (c *Cursor) Skip(n int) error {
 		return ErrShort
 	}
 	for n > 0 {
-		step := min(n, c.here())
+		step := min(n, int(c.chain.buffers[c.i].n)-c.off)
 		c.advance(step)
 		n -= step
 	}
@@ -81,36 +104,32 @@ func (c *Cursor) Skip(n int) error {
 // only. It does not advance. The slice is valid until the next Rest of this
 // cursor and is never longer than the chain.
 func (c *Cursor) Rest(max uint32) []unix.Iovec {
-	if c.left == 0 || max == 0 {
+	want := min(int(max), c.left)
+	if want == 0 {
 		return nil
 	}
-	want := min(uint64(max), uint64(c.left))
-	n := min(uint64(c.here()), want)
-	iov, err := c.chain.mem.Iovec(c.at(), uint32(n), c.chain.scratch[c.lo:c.lo:c.hi])
-	if err != nil {
-		return nil // cannot be: Fetch checked the whole buffer
+	iov, off := c.chain.scratch[c.lo:c.hi], c.off
+	for n := range iov {
+		b := c.chain.bytes(&c.chain.buffers[c.i+n])[off:]
+		iov[n].Base = &b[0]
+		iov[n].SetLen(min(len(b), want))
+		if want -= len(b); want <= 0 {
+			return iov[:n+1]
+		}
+		off = 0
 	}
-	want -= n
-	for i := c.i + 1; want > 0; i++ {
-		v := c.chain.iov[i]
-		v.Len = min(v.Len, want)
-		want -= v.Len
-		iov = append(iov, v)
-	}
-	return iov
+	return iov // cannot be: the buffers hold what is left
 }
 
-// here is the number of bytes left in the current buffer, never 0 while left is
-// not: Fetch drops empty buffers.
-func (c *Cursor) here() int { return int(c.chain.iov[c.i].Len) - c.off }
-
-// at is the address of the next byte.
-func (c *Cursor) at() memory.GPA { return c.chain.at[c.i] + memory.GPA(c.off) }
-
+// advance passes over n bytes of the current buffer.
 func (c *Cursor) advance(n int) {
 	c.left -= n
 	c.off += n
-	if c.off == int(c.chain.iov[c.i].Len) {
+	if c.off == int(c.chain.buffers[c.i].n) {
 		c.i, c.off = c.i+1, 0
 	}
 }
+
+// bytes is the buffer's bytes, which are for system calls only where it may be in a
+// window.
+func (c *Chain) bytes(b *buffer) []byte { return c.mem.Bytes(b.place, b.at, b.n) }

@@ -165,18 +165,37 @@ func (q *Queue) PopHead() (head uint16, ok bool, err error) {
 	return head, true, nil
 }
 
+// Used is a chain that goes back to the driver with the number of bytes written to
+// its writable part (virtq_used_elem).
+type Used struct {
+	Head    uint16
+	Written uint32
+}
+
 // Push returns a chain to the driver with the number of bytes written to its
 // writable part.
 func (q *Queue) Push(head uint16, written uint32) {
+	batch := [1]Used{{head, written}}
+	q.PushAll(batch[:])
+}
+
+// PushAll returns chains to the driver in this order, which sees all of them at once:
+// the lock and the fences, half the price of a Push, are paid once.
+func (q *Queue) PushAll(batch []Used) {
+	if len(batch) == 0 {
+		return
+	}
 	q.pushing.Lock()
 	idx := uint16(q.pushed.Load())
-	elem := q.used[usedHeader+usedElemSize*int(idx&(q.size-1)):]
-	binary.LittleEndian.PutUint32(elem, uint32(head))
-	binary.LittleEndian.PutUint32(elem[4:], written)
-	// Ours first: a driver that saw used.idx may make the entry available
-	// again, and PopHead must then count with it.
-	q.pushed.Store(uint32(idx + 1))
-	q.usedIdx.Store16(idx + 1) // release: the element is visible before the index
+	for i := range batch {
+		elem := q.used[usedHeader+usedElemSize*int(idx&(q.size-1)):][:usedElemSize]
+		binary.LittleEndian.PutUint64(elem, uint64(batch[i].Head)|uint64(batch[i].Written)<<32)
+		idx++
+	}
+	// Ours first: a driver that saw used.idx may make the entries available
+	// again, and PopHead must then count with them.
+	q.pushed.Store(uint32(idx))
+	q.usedIdx.Store16(idx) // release: the elements are visible before the index
 	q.pushing.Unlock()
 }
 

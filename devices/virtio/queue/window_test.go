@@ -103,6 +103,107 @@ func TestCursorInWindow(t *testing.T) {
 	}
 }
 
+// TestWindowAgain: that one chain after the other lies in the window changes nothing,
+// nor that one in RAM comes between; only RAM is ever loaded from.
+func TestWindowAgain(t *testing.T) {
+	w := memorytest.NewWindow(t, outside)
+	r, q, _ := pairBeside(t, w.Region, 8, all)
+	c := queue.NewChain(8)
+	for i, x := range []struct {
+		at     memory.GPA
+		window bool
+		want   error
+	}{
+		{data, false, nil},
+		{outside + memorytest.Gone, true, memory.ErrFault},
+		{outside + memorytest.Gone, true, memory.ErrFault},
+		{outside + memorytest.Barred, true, memory.ErrFault},
+		{outside, true, nil},
+		{data, false, nil},
+		{outside + memorytest.Barred, true, memory.ErrFault},
+	} {
+		r.Add(queuetest.Buffer{At: x.at, Len: 8}, queuetest.Buffer{At: x.at, Len: 8, Write: true})
+		if ok, err := q.Pop(c); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		if err := c.In.Copy(make([]byte, 8)); err != x.want {
+			t.Errorf("chain %d: Copy: %v", i, err)
+		}
+		if c.In.InWindow() != x.window || c.Out.InWindow() != x.window {
+			t.Errorf("chain %d: in the window: %v, %v", i, c.In.InWindow(), c.Out.InWindow())
+		}
+		q.Push(c.Head, 0)
+		r.Used()
+	}
+}
+
+// TestAdjoining: what lies side by side in RAM is one buffer for system calls, but the
+// two parts are never one, nor is what a window shows, and no byte is lost.
+func TestAdjoining(t *testing.T) {
+	w := memorytest.NewWindow(t, outside)
+	r, q, _ := pairBeside(t, w.Region, 16, all)
+	r.Write(data, []byte("0123456789abcdef"))
+	buffer := func(at memory.GPA, n uint32, write bool) queuetest.Buffer {
+		return queuetest.Buffer{At: at, Len: n, Write: write}
+	}
+	for _, x := range []struct {
+		name    string
+		buffers []queuetest.Buffer
+		in, out int // iovecs
+		copied  string
+	}{
+		{"adjoining", []queuetest.Buffer{buffer(data, 3, false), buffer(data+3, 4, false), buffer(data+7, 1, true), buffer(data+8, 8, true)}, 1, 1, "0123456"},
+		{"a gap", []queuetest.Buffer{buffer(data, 3, false), buffer(data+4, 4, false), buffer(data+4, 4, true), buffer(data+9, 1, true)}, 2, 2, "0124567"},
+		{"backwards", []queuetest.Buffer{buffer(data+4, 4, false), buffer(data, 4, false)}, 2, 0, "45670123"},
+		{"twice the same", []queuetest.Buffer{buffer(data, 4, false), buffer(data, 4, false)}, 2, 0, "01230123"},
+		{"nothing between", []queuetest.Buffer{buffer(data, 4, false), buffer(data+99, 0, false), buffer(data+4, 4, false)}, 1, 0, "01234567"},
+		{"RAM, then the window", []queuetest.Buffer{buffer(outside-4, 4, false), buffer(outside, 4, false), buffer(outside, 8, true), buffer(outside+8, 8, true)}, 2, 2, "\x00\x00\x00\x00\x00\x01\x02\x03"},
+	} {
+		r.AddIndirect(data+0x8000, x.buffers...)
+		c := queue.NewChain(8)
+		if ok, err := q.Pop(c); !ok || err != nil {
+			t.Fatal(x.name, ok, err)
+		}
+		if in, out := c.In.Rest(100), c.Out.Rest(100); len(in) != x.in || len(out) != x.out {
+			t.Errorf("%s: %d and %d iovecs, want %d and %d", x.name, len(in), len(out), x.in, x.out)
+		}
+		got := make([]byte, c.In.Len())
+		if err := c.In.Copy(got); err != nil || string(got) != x.copied {
+			t.Errorf("%s: %q, %v", x.name, got, err)
+		}
+		q.Push(c.Head, 0)
+		r.Used()
+	}
+}
+
+// TestAdjoiningRegions: buffers on both sides of where two regions of RAM meet are not
+// side by side on the host.
+func TestAdjoiningRegions(t *testing.T) {
+	const size = 0x10000
+	low, high := make([]byte, size), make([]byte, size)
+	m, err := memory.New(memory.Region{GPA: base, Data: low}, memory.Region{GPA: base + size, Data: high})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, _ := queuetest.Place(base, 8)
+	r := queuetest.New(t, m, l, all)
+	q := r.Device(all)
+	copy(low[size-4:], "0123")
+	copy(high, "4567")
+	r.Add(queuetest.Buffer{At: base + size - 4, Len: 4}, queuetest.Buffer{At: base + size, Len: 4})
+	c := queue.NewChain(8)
+	if ok, err := q.Pop(c); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	got := make([]byte, 8)
+	if iov := c.In.Rest(8); string(bytesOf(iov)) != "01234567" {
+		t.Errorf("Rest: %q", bytesOf(iov))
+	}
+	if err := c.In.Copy(got); err != nil || string(got) != "01234567" {
+		t.Errorf("Copy: %q, %v", got, err)
+	}
+}
+
 // Walking a chain in a window is on the request path too.
 func TestAllocWindow(t *testing.T) {
 	w := memorytest.NewWindow(t, outside)
