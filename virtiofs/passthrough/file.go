@@ -47,19 +47,35 @@ func (h *handle) read(to []unix.Iovec, off int64, r virtiofs.ReadFlags) (int, un
 	switch size := total(to); {
 	case r.MayBlock:
 		return preadv2(h.fd, to, off, 0)
-	case !h.plain.Load():
+	case h.plain.Load() == plainNo:
 		n, e := h.readCached(to, off, size, r.Window)
 		if e != unix.EOPNOTSUPP {
 			return n, e
 		}
-		h.plain.Store(true)
+		h.plain.Store(plainOf(h.fd))
 		fallthrough
 	default:
-		if size > inlineRead {
+		if size > inlineRead && h.plain.Load() != plainMemory {
 			return 0, unix.EAGAIN
 		}
 		return preadv2(h.fd, to, off, 0)
 	}
+}
+
+// How a file system takes RWF_NOWAIT.
+const (
+	plainNo     uint32 = iota // it knows it, as far as anybody has asked
+	plainYes                  // it does not
+	plainMemory               // nor does it, because it has no storage to wait for
+)
+
+// plainOf is for a file whose file system does not know RWF_NOWAIT.
+func plainOf(fd int) uint32 {
+	var fs unix.Statfs_t
+	if fstatfs(fd, &fs) == 0 && fs.Type == typeTmpfs {
+		return plainMemory
+	}
+	return plainYes
 }
 
 // readCached reads what is in the page cache. It may be less than there is in the

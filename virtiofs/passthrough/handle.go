@@ -22,8 +22,8 @@ type handle struct {
 
 	seen stamp // the file as it was opened, zero if nobody asked
 
-	plain  atomic.Bool // the file system does not know RWF_NOWAIT
-	cached atomic.Bool // what was read last was all in the page cache
+	plain  atomic.Uint32 // plainNo, plainYes, plainMemory
+	cached atomic.Bool   // what was read last was all in the page cache
 
 	// refs is 1 for being in the table and 1 for each call that uses it now.
 	refs atomic.Int64

@@ -78,12 +78,12 @@ func TestReadCached(t *testing.T) {
 		if e == 0 && !bytes.Equal(buf[:n], want[off:off+int64(n)]) {
 			t.Errorf("%d bytes at %d: others than in the file", n, off)
 		}
-		if whole := e == 0 && n == len(buf); h.cached.Load() != whole && !h.plain.Load() {
+		if whole := e == 0 && n == len(buf); h.cached.Load() != whole && h.plain.Load() == plainNo {
 			t.Errorf("%d bytes, %v: cached is %v", n, e, h.cached.Load())
 		}
 		return n, e
 	}
-	if h.plain.Load() || h.cached.Load() {
+	if h.plain.Load() != plainNo || h.cached.Load() {
 		t.Fatal("known before anything was read")
 	}
 	for range 3 {
@@ -91,7 +91,7 @@ func TestReadCached(t *testing.T) {
 			t.Fatal(n, e)
 		}
 	}
-	if h.plain.Load() {
+	if h.plain.Load() != plainNo {
 		t.Skip("SKIPPED: the temporary directory's file system has no RWF_NOWAIT")
 	}
 	if e := fsync(h.fd, false); e != 0 {
@@ -118,8 +118,8 @@ func TestReadCached(t *testing.T) {
 	}
 }
 
-// TestReadPlain: a file system without RWF_NOWAIT is read plainly as long as it is
-// little, and is asked only once.
+// TestReadPlain: a file system without RWF_NOWAIT is asked for it only once, and read
+// plainly: as long as it is little, or any length where there is no storage.
 func TestReadPlain(t *testing.T) {
 	var fs unix.Statfs_t
 	if unix.Statfs("/dev/shm", &fs) != nil || fs.Type != typeTmpfs {
@@ -134,18 +134,24 @@ func TestReadPlain(t *testing.T) {
 	f, file, h := openedFile(t, dir, want)
 	buf := make([]byte, len(want))
 	for range 2 {
-		for _, size := range []int{4096, inlineRead} {
+		for _, size := range []int{4096, inlineRead, inlineRead + 4096} {
 			clear(buf)
 			n, e := f.Read(file, []unix.Iovec{{Base: &buf[0], Len: uint64(size)}}, 0, virtiofs.ReadFlags{})
 			if n != size || e != 0 || !bytes.Equal(buf[:n], want[:n]) {
 				t.Errorf("%d bytes: %d, %v", size, n, e)
 			}
 		}
-		if !h.plain.Load() {
+		if h.plain.Load() == plainNo {
 			t.Skip("SKIPPED: this kernel's tmpfs has RWF_NOWAIT")
 		}
-		if n, e := f.Read(file, []unix.Iovec{{Base: &buf[0], Len: inlineRead + 1}}, 0, virtiofs.ReadFlags{}); e != unix.EAGAIN {
-			t.Errorf("much at once: %d, %v", n, e)
+		if h.plain.Load() != plainMemory {
+			t.Error("tmpfs is taken for one with storage")
+		}
+	}
+	h.plain.Store(plainYes) // as on one that has
+	for size, want := range map[uint64]unix.Errno{inlineRead: 0, inlineRead + 1: unix.EAGAIN} {
+		if _, e := f.Read(file, []unix.Iovec{{Base: &buf[0], Len: size}}, 0, virtiofs.ReadFlags{}); e != want {
+			t.Errorf("%d bytes at once: %v, want %v", size, e, want)
 		}
 	}
 }
