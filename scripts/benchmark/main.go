@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -37,14 +38,17 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("give device, exit, guest or scale")
+		return fmt.Errorf("give device, exit, guest, scale or show")
+	}
+	if args[0] == "show" {
+		return show(args[1:])
 	}
 	if child := children[args[0]]; child != nil {
 		return child(args[1:])
 	}
 	harness := harnesses[args[0]]
 	if harness == nil {
-		return fmt.Errorf("%q: give device, exit, guest or scale", args[0])
+		return fmt.Errorf("%q: give device, exit, guest, scale or show", args[0])
 	}
 	o := figures.Options{Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", a...) }}
 	flags := flag.NewFlagSet("scripts/bench "+args[0], flag.ExitOnError)
@@ -71,6 +75,22 @@ func run(args []string) error {
 	}
 	report.Host, report.Command = figures.ThisHost(), strings.Join(append([]string{"scripts/bench"}, args...), " ")
 	return publish(&report, *file, *strict && !o.Smoke)
+}
+
+// show prints the report of a file that -json has written.
+func show(args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("show: give one file that -json has written")
+	}
+	data, err := os.ReadFile(args[0])
+	if err != nil {
+		return err
+	}
+	var r figures.Report
+	if err := json.Unmarshal(data, &r); err != nil {
+		return fmt.Errorf("%s: %w", args[0], err)
+	}
+	return r.WriteText(os.Stdout)
 }
 
 // publish prints the report and writes it to a file if one is named.

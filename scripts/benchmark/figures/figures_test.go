@@ -136,7 +136,8 @@ func TestWrite(t *testing.T) {
 	}
 	for _, line := range []string{
 		"- a peer is missing",
-		"| READ | ring | 150 ns | 140-160 |  |  |  | 1.50 (1.40-1.60) |",
+		"| median / p99 / p99.9 | bare | ring |",
+		"| READ | 100 ns | 150 ns : 1.50 (1.40-1.60) |",
 		"| READ: ring at most 1.50 of bare | 1.50 (1.40-1.60) | holds |",
 		"| READ: ring at most 1.40 of bare | 1.50 (1.40-1.60) | MISSED |",
 		"| READ: peer at least 3 of ring | - | NOT MEASURED |",
@@ -149,14 +150,15 @@ func TestWrite(t *testing.T) {
 	if err := r.WriteJSON(&data); err != nil {
 		t.Fatal(err)
 	}
-	var back struct {
-		Rows     []Row
-		Verdicts []Verdict
-	}
+	var back Report
 	if err := json.Unmarshal([]byte(data.String()), &back); err != nil {
 		t.Fatal(err)
 	}
-	if len(back.Verdicts) != len(r.Claims) || back.Rows[0].Results[1].Rounds[1].Value != 160 {
-		t.Errorf("read back: %+v", back)
+	var again strings.Builder
+	if err := back.WriteText(&again); err != nil || again.String() != text.String() {
+		t.Errorf("%v, what was read back is\n%s\nand was\n%s", err, &again, &text)
+	}
+	if !strings.Contains(data.String(), `"Holds": true`) {
+		t.Errorf("no verdicts in\n%s", &data)
 	}
 }

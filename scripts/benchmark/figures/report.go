@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -62,8 +63,8 @@ func (c Claim) of(row Row) (s Spread, ok bool) {
 	return s, ok && len(res.Rounds) > 0 && s.Least >= 0
 }
 
-// WriteText writes the report as Markdown, which is also for reading as it is: a table
-// with a line for each row and side, and one of the claims.
+// WriteText writes the report as Markdown, which is also for reading as it is: a line
+// for each row, with a column for each side, and a table of the claims.
 func (r *Report) WriteText(w io.Writer) error {
 	b := &strings.Builder{}
 	fmt.Fprintf(b, "## %s\n\n`%s`, %s\n", r.Title, r.Command, r.Host)
@@ -73,33 +74,60 @@ func (r *Report) WriteText(w io.Writer) error {
 	if len(r.Notes) > 0 {
 		b.WriteString("\n")
 	}
-	fmt.Fprintf(b, "\n| what | side | median | least-most | p99 | p99.9 | allocations | : %s |\n", cmp.Or(r.Base, "the first"))
-	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|\n")
+	var above []string
 	for _, row := range r.Rows {
-		for _, res := range row.Results {
-			r.line(b, row, res)
+		sides := r.sides(row)
+		if !slices.Equal(sides, above) {
+			fmt.Fprintf(b, "\n| median / p99 / p99.9 | %s |\n|---|%s\n", strings.Join(sides, " | "), strings.Repeat("--:|", len(sides)))
+			above = sides
 		}
+		r.line(b, row, sides)
 	}
 	r.claims(b)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// line writes one side of one row.
-func (r *Report) line(b *strings.Builder, row Row, res Result) {
-	v := res.Value()
-	p99, p999 := res.Tails()
-	ratio := ""
-	base := cmp.Or(r.Base, row.Results[0].Name)
-	if s, ok := row.Ratio(res.Name, base); ok && res.Name != base {
-		ratio = spread(s)
+// sides is the names of a row's sides, the base before the others.
+func (r *Report) sides(row Row) []string {
+	base := r.base(row)
+	list := []string{base}
+	for _, res := range row.Results {
+		if res.Name != base {
+			list = append(list, res.Name)
+		}
 	}
-	allocs := ""
-	if a := res.Allocs(); a >= 0 {
-		allocs = number(a)
+	return list
+}
+
+// base is the side that a row's ratios are formed with.
+func (r *Report) base(row Row) string { return cmp.Or(r.Base, row.Results[0].Name) }
+
+// line writes one row.
+func (r *Report) line(b *strings.Builder, row Row, sides []string) {
+	fmt.Fprintf(b, "| %s |", row.Name)
+	for _, side := range sides {
+		res, ok := row.Result(side)
+		if !ok { // the base was not measured
+			b.WriteString(" |")
+			continue
+		}
+		p99, p999 := res.Tails()
+		fmt.Fprintf(b, " %s", scaled(res.Value().Median, row.Unit))
+		for _, tail := range []float64{p99, p999} {
+			if tail != 0 {
+				fmt.Fprintf(b, " / %s", scaled(tail, row.Unit))
+			}
+		}
+		if ratio, ok := row.Ratio(side, sides[0]); ok && side != sides[0] {
+			fmt.Fprintf(b, " : %s", spread(ratio))
+		}
+		if a := res.Allocs(); a >= 0.01 {
+			fmt.Fprintf(b, "; %s allocations", number(a))
+		}
+		b.WriteString(" |")
 	}
-	fmt.Fprintf(b, "| %s | %s | %s %s | %s-%s | %s | %s | %s | %s |\n", row.Name, res.Name, number(v.Median), row.Unit,
-		number(v.Least), number(v.Most), known(p99), known(p999), allocs, ratio)
+	b.WriteString("\n")
 }
 
 // claims writes what was to be shown and whether it was.
@@ -141,12 +169,19 @@ func spread(s Spread) string {
 	return fmt.Sprintf("%s (%s-%s)", number(s.Median), number(s.Least), number(s.Most))
 }
 
-// known is a number, or nothing for one that is not known.
-func known(v float64) string {
-	if v == 0 {
-		return ""
+// scaled is a value with its unit, times in the largest that leaves three digits.
+func scaled(v float64, unit string) string {
+	if unit == "ns" {
+		switch {
+		case v >= 1e8:
+			v, unit = v/1e9, "s"
+		case v >= 1e5:
+			v, unit = v/1e6, "ms"
+		case v >= 1e4:
+			v, unit = v/1e3, "us"
+		}
 	}
-	return number(v)
+	return number(v) + " " + unit
 }
 
 // number prints three digits that count.
