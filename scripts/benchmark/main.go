@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"tenon/scripts/benchmark/device"
@@ -73,6 +74,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
+	report.Claims = slices.DeleteFunc(report.Claims, func(c figures.Claim) bool { return !o.Wanted(c.Row) })
 	report.Host, report.Command = figures.ThisHost(), strings.Join(append([]string{"scripts/bench"}, args...), " ")
 	return publish(&report, *file, *strict && !o.Smoke)
 }

@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 // TestSmoke has every harness do everything once, and check what comes back. What a
 // harness could not have, such as a peer, counts as a skipped test.
 func TestSmoke(t *testing.T) {
+	t.Chdir("../..") // where scripts/bench starts it, and scripts/peers is
 	for _, name := range []string{"device", "exit", "scale", "guest"} {
 		t.Run(name, func(t *testing.T) {
 			report, err := harnesses[name](figures.Options{Rounds: 1, Dir: t.TempDir(), Smoke: true, Log: t.Logf})

@@ -119,6 +119,11 @@ func (m *Machine) awaitEnd(ctx context.Context) {
 			m.finish(cause{kind: causeCancel})
 		}
 		<-m.end
+		select {
+		case <-hello: // it came just before the end
+			m.stages.done("init")
+		default:
+		}
 		return
 	}
 }

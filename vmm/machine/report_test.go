@@ -1,9 +1,34 @@
 package machine
 
 import (
+	"bytes"
+	"io"
 	"strings"
 	"testing"
+
+	"tenon/guest/channel"
+	"tenon/vmm/config"
 )
+
+// TestInitOfShortRun: init is a stage also of a run that has ended before anybody looked.
+func TestInitOfShortRun(t *testing.T) {
+	for range 20 {
+		type port struct {
+			io.Reader
+			io.Writer
+		}
+		var hello bytes.Buffer
+		channel.NewGuest(port{strings.NewReader(""), &hello}).Spec()
+		m := newMachine(config.Default(), Options{})
+		m.host = channel.NewHost(port{&hello, io.Discard}, channel.Spec{}, channel.IO{})
+		m.host.Run()
+		m.finish(cause{kind: causePowerOff})
+		m.awaitEnd(t.Context())
+		if list := m.stages.list; len(list) != 1 || list[0].Name != "init" {
+			t.Fatalf("stages: %+v", list)
+		}
+	}
+}
 
 // TestReadSmaps reads a list as Linux writes it: the program, a heap, guest RAM and a window.
 func TestReadSmaps(t *testing.T) {

@@ -79,7 +79,7 @@ func openSides(dir string, peers []vhostuser.Daemon) (sides []side, err error) {
 		name  string
 		start func(dir string) ring.Start
 	}
-	list := []starter{{sideBare, nil}, {sideTenon, func(dir string) ring.Start {
+	list := []starter{{sideBare, nil}, {sideGo, nil}, {sideTenon, func(dir string) ring.Start {
 		return ring.Local(dir, ring.LocalOptions{Window: windowSize})
 	}}}
 	for _, p := range peers {
@@ -100,7 +100,7 @@ func openSides(dir string, peers []vhostuser.Daemon) (sides []side, err error) {
 
 func openSide(name, dir string, start func(string) ring.Start) (side, error) {
 	if start == nil {
-		b, err := newBare(dir)
+		b, err := newBare(dir, name == sideGo)
 		if err != nil {
 			return side{}, err
 		}
@@ -119,7 +119,7 @@ func (x row) measure(o figures.Options, sides []side) (figures.Row, error) {
 	var list []figures.Side
 	var ends []func() error
 	for _, s := range sides {
-		if x.window && !s.window {
+		if !x.has(s) {
 			continue
 		}
 		s.rewind()
@@ -142,6 +142,11 @@ func (x row) measure(o figures.Options, sides []side) (figures.Row, error) {
 		}
 	}
 	return measured, err
+}
+
+// has says whether the row is measured for a side.
+func (x row) has(s side) bool {
+	return (s.window || !x.window) && (x.short() || s.name != sideGo)
 }
 
 // prepare makes the row's work for a side, does it once, and looks at what came of it.

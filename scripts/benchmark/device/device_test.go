@@ -110,7 +110,7 @@ func TestSabotage(t *testing.T) {
 			hit := false
 			for _, s := range sides {
 				for _, row := range rows {
-					if !fails.MatchString(row.name) {
+					if !fails.MatchString(row.name) || !row.has(s) {
 						continue
 					}
 					hit = true

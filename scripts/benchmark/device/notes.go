@@ -64,7 +64,9 @@ func notes(dir string, peers []vhostuser.Daemon, missing []error) []string {
 			"It kicks when the device wants that.",
 		"bare: fstat by descriptor; statx of a name; openat with O_PATH and fstat (LOOKUP new); openat and close; "+
 			"pread, pwrite, and where there are several buffers preadv, pwritev; getdents64 of 32 KiB and statx of each name; "+
-			"openat with O_CREAT and O_EXCL, close, unlinkat; mmap of a file and of nothing.",
+			"openat with O_CREAT and O_EXCL, close, unlinkat; mmap of a file and of nothing. "+
+			"Go's way tells Go's scheduler of the call, as a Go program must of every call that may wait; Tenon does "+
+			"of all but fstat, and preadv2 of what was in memory the last time.",
 		"Off the clock: FORGET (bare: close) of what LOOKUP new, READDIRPLUS new and CREATE made; what the driver "+
 			"does between OPEN and RELEASE. CREATE+UNLINK is CREATE, RELEASE, UNLINK.",
 		"Scattered: each page is a descriptor of its own, none behind the one before; a 4K buffer lies in two pages.",

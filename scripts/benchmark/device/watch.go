@@ -114,10 +114,11 @@ func (w *watch) round(x work, least bool) (figures.Round, error) {
 		Allocs: float64(after.Mallocs-before.Mallocs) / float64(len(times)*x.n),
 		P99:    figures.Tail(times, 0.99),
 	}
+	var err error
 	if w.serial {
-		return r, w.tails(&r, x, least)
+		err = w.tails(&r, x, least)
 	}
-	return r, nil
+	return r, err
 }
 
 // tails measures single operations, for half as long as a turn.

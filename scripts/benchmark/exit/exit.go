@@ -233,8 +233,11 @@ func (b *bench) deep(q request, name string, bells, batch int) error {
 	events.around = eventServer(b.vm, b.g, events.steps[0].doorbell)
 	row, err := figures.Measure(name, "ns", b.o.Rounds, near.side(bareExit, 0), near.side(inline, 1), near.side(auto, 2),
 		threads.side(worker, 0), polled.side(poll, 0), events.side("ioeventfd, thread", 0))
+	if err != nil {
+		return err
+	}
 	b.report.Rows = append(b.report.Rows, row, doorbells(name, b.o.Rounds, near.rung[1], threads.rung[0], polled.rung[0]))
-	return err
+	return nil
 }
 
 // doorbells is a row about how many doorbells a request took.

@@ -2,7 +2,9 @@ package vhostuser
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -45,6 +47,9 @@ func Find() (list []Daemon, missing []error) {
 		daemon func(string) Daemon
 	}{{"c", C}, {"rust", Rust}} {
 		program, err := find(peer.name)
+		if err == nil && peer.name == "c" && os.Geteuid() != 0 {
+			err = errors.New("virtiofsd in C runs as root only")
+		}
 		if err != nil {
 			missing = append(missing, err)
 			continue
