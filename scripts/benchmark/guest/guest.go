@@ -47,11 +47,11 @@ func Run(o figures.Options) (figures.Report, error) {
 	}
 	report.Notes = notes
 	list, err := inLab(root, f.bench, s)
-	if err != nil && len(list) > 0 && !o.Smoke { // what was measured is not lost
-		list, err = append(list, sample{Note: failed + err.Error()}), nil
-	}
-	if err != nil {
+	if err != nil && len(list) == 0 {
 		return report, err
+	}
+	if err != nil { // what was measured is not lost
+		list = append(list, sample{Note: failed + err.Error()})
 	}
 	report.Rows = rowsOf(list)
 	for _, one := range list {

@@ -53,7 +53,8 @@ func (r *running) resident() (resident, error) {
 
 // residentOf adds up the mappings of a process (proc_pid_smaps(5)) but for the guest's
 // RAM: QEMU's and virtiofsd's is the memory back end's file, Tenon's is what it keeps
-// from children (dc, MADV_DONTFORK).
+// from children (dc, MADV_DONTFORK). The initramfs, which QEMU leaves mapped, is as good
+// as the guest's.
 func residentOf(pid int) (resident, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
@@ -76,7 +77,7 @@ func residentOf(pid int) (resident, error) {
 				sum.rss, sum.pss = sum.rss+one.rss, sum.pss+one.pss
 			}
 		case strings.Contains(key, "-"): // 7f...-7f... rw-p ... path
-			ram = strings.Contains(lines.Text(), "memfd:memory-backend")
+			ram = strings.Contains(lines.Text(), "memfd:memory-backend") || strings.HasSuffix(lines.Text(), imageSuffix)
 		}
 	}
 	return sum, lines.Err()

@@ -22,7 +22,9 @@ func rowsOf(list []sample) []figures.Row {
 	}
 	var all []figures.Row
 	for _, name := range order {
-		all = append(all, rowOf(name, rows[name]))
+		if row := rowOf(name, rows[name]); len(row.Results[0].Rounds) > 0 {
+			all = append(all, row)
+		}
 	}
 	return all
 }

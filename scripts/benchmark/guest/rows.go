@@ -13,7 +13,6 @@ const (
 // Rows that something is claimed of or that are made outside of guests.
 const (
 	bootRow     = "boot to init"
-	bootZRow    = "boot to init, QEMU with the bzImage"
 	bootQ35Row  = "boot to init, QEMU's q35"
 	bootRootRow = "boot to init on the share"
 	rssRow      = "host memory, RSS"

@@ -17,12 +17,14 @@ type stage struct{ dir string }
 
 // What is in it.
 const (
-	kernelDir = "kernel" // vmlinuz and lib/modules, as scripts/kernel leaves them
-	tenonFile = "tenon"
-	sharedDir = "shared"    // what guests share, but for the big files
-	tinyImage = "tiny.cpio" // an init that says that it is there
-	fullImage = "full.cpio" // all programs
-	fioImage  = "fio.cpio"  // and fio
+	kernelDir   = "kernel" // vmlinuz and lib/modules, as scripts/kernel leaves them
+	tenonFile   = "tenon"
+	sharedDir   = "shared" // what guests share, but for the big files
+	imageSuffix = ".cpio"
+
+	tinyImage = "tiny" + imageSuffix // an init that says that it is there
+	fullImage = "full" + imageSuffix // all programs
+	fioImage  = "fio" + imageSuffix  // and fio
 )
 
 // Names of programs' directories in it.
