@@ -149,24 +149,3 @@ func TestReadOnlyHandle(t *testing.T) {
 		}
 	}
 }
-
-// TestBusy: a file that guest RAM is mapped to cannot be written or truncated.
-func TestBusy(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "vmlinux")
-	write(t, path, "kernel")
-	f, err := os.Open(path)
-	must(t, err)
-	defer f.Close()
-	dir, c := connect(t, passthrough.Options{Busy: f})
-	must(t, os.Link(path, filepath.Join(dir, "vmlinux")))
-	n, e := c.Lookup(root, "vmlinux")
-	ok(t, "LOOKUP", e)
-	_, e = c.Open(n.Node, unix.O_WRONLY)
-	want(t, "OPEN for writing", e, unix.ETXTBSY)
-	_, e = c.Open(n.Node, unix.O_RDONLY|unix.O_TRUNC)
-	want(t, "OPEN with O_TRUNC", e, unix.ETXTBSY)
-	_, e = c.Setattr(n.Node, fstest.Set{Valid: fuse.FattrSize})
-	want(t, "SETATTR of the size", e, unix.ETXTBSY)
-	_, e = c.Open(n.Node, unix.O_RDONLY)
-	ok(t, "OPEN for reading", e)
-}

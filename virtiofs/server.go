@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -61,7 +62,8 @@ type Server struct {
 	// session is the flags that INIT agreed on, with sessionOpen; 0 without a session.
 	session  atomic.Uint64
 	unlocked atomic.Uint64 // see Unlocked
-	window   uint64        // bytes of the DAX window; 0: nothing is mapped
+	backlog  backlog
+	window   uint64 // bytes of the DAX window; 0: nothing is mapped
 	// How long a guest may trust names and attributes, as the policy says.
 	entryValid, attrValid fuse.Timeout
 }
@@ -76,6 +78,7 @@ func NewServer(fs FS, o Options) *Server {
 		o.Policy = Auto()
 	}
 	s := &Server{fs: fs, options: o, epoch: uint64(rand.Uint32N(math.MaxInt32-1) + 1)}
+	s.backlog.epoch = time.Now()
 	s.entryValid, s.attrValid = timeout(o.Policy.EntryValid), timeout(o.Policy.AttrValid)
 	if o.DAX != DAXNever {
 		s.window = fs.WindowSize()

@@ -1,6 +1,6 @@
 // Package memory is the guest's memory as the devices see it: guest-physical
-// addresses turned into Go slices (RAM only, for headers and rings) or into iovecs
-// (for payload that only system calls touch). Besides RAM there may be windows,
+// addresses turned into Go slices (RAM only, for headers and rings; windows too, for
+// payload that only system calls touch). Besides RAM there may be windows,
 // which show files of the host (DAX) and of which a page may be gone at any time.
 // It knows no KVM and allocates nothing after set-up. A Map is frozen once it is
 // set up, and is then safe for concurrent use.
@@ -55,7 +55,7 @@ func New(regions ...Region) (*Map, error) {
 	return &Map{all: sorted, ram: len(sorted)}, nil
 }
 
-// AddWindow adds memory that shows files: Iovec, Load and Store reach it, Slice and
+// AddWindow adds memory that shows files: Locate, Load and Store reach it, Slice and
 // Word do not, because a load from it can fault. It must be non-empty and not
 // overlap what is there. It is for set-up only, before others use the map.
 func (m *Map) AddWindow(r Region) error {

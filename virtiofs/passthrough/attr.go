@@ -15,7 +15,7 @@ func encodeDev(major, minor uint32) uint32 {
 // fillEntry makes the entry of everything that finds or makes a node.
 func (f *FS) fillEntry(e *virtiofs.Entry, m *mount, id virtiofs.NodeID, submount bool, st *unix.Statx_t) {
 	e.Node, e.Generation = id, 0
-	a := &e.Attr // field by field, as in attr
+	a := &e.Attr // field by field, as in fillAttr
 	a.Ino, a.Size, a.Blocks = st.Ino, st.Size, st.Blocks
 	a.Atime, a.AtimeNsec = uint64(st.Atime.Sec), st.Atime.Nsec
 	a.Mtime, a.MtimeNsec = uint64(st.Mtime.Sec), st.Mtime.Nsec

@@ -99,7 +99,7 @@ func (f *FS) list(n *inode, h *handle, d *virtiofs.Dirents) unix.Errno {
 		full, e := f.fill(n, h, d, d.Scratch[:size])
 		if full || e != 0 {
 			h.pos, *swell = noPosition, 0 // the descriptor is past entries the guest has not got
-			if first && d.Empty() && e == 0 {
+			if d.Empty() && e == 0 {
 				return unix.EINVAL // no room for even one entry, as getdents(2)
 			}
 			return e

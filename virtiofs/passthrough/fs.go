@@ -48,9 +48,6 @@ type Options struct {
 	// Window is the DAX window in which the guest maps files, nil for none. After a
 	// successful New it belongs to the share, and Close closes it.
 	Window *dax.Window
-	// Busy is a file that this process maps into guest RAM, nil for none: no
-	// guest may write to it or truncate it (ETXTBSY, as for a running program).
-	Busy *os.File
 }
 
 // HandleMode is how an inode is kept that the guest knows and nothing uses.
@@ -91,8 +88,6 @@ type FS struct {
 	closed   closed
 	locks    locks
 	grafts   []graft
-	busyDev  uint64 // of Options.Busy, as is busyIno
-	busyIno  uint64
 	ids      identity
 	xattrs   xattrs
 }
@@ -159,12 +154,6 @@ func (f *FS) open(dir string) error {
 	root.key = keyOf(&st, m)
 	if f.options.Handles == HandlesAlways && !m.handles() {
 		return fmt.Errorf("sharing directory %q: inode-handles=always: %w (run with CAP_DAC_READ_SEARCH and on a file system that has file handles, or use inode-handles=auto)", dir, f.noHandles(fd, &st))
-	}
-	if b := f.options.Busy; b != nil {
-		if e := statx(int(b.Fd()), &empty, unix.AT_EMPTY_PATH, statxMask, &st); e != 0 {
-			return fmt.Errorf("sharing directory %q: statx of %s: %w", dir, b.Name(), e)
-		}
-		f.busyDev, f.busyIno = volumeOf(&st).dev, st.Ino
 	}
 	return f.graftAll(f.options.Grafts)
 }

@@ -74,9 +74,6 @@ func (f *FS) changeIoctl(file virtiofs.File, dir bool, in []byte, do func(fd int
 		return e
 	}
 	defer f.unpin(n)
-	if f.isBusy(n) {
-		return unix.ETXTBSY
-	}
 	h, e := f.handles.pin(file, dir)
 	if e != 0 {
 		return e

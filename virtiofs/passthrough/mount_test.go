@@ -282,6 +282,48 @@ func TestSubmount(t *testing.T) {
 	}
 }
 
+// TestReadOnlyMount: what the host has mounted for reading only below the share is not
+// changed there, by whatever the file is opened, though it can be elsewhere.
+func TestReadOnlyMount(t *testing.T) {
+	eachMode(t, func(t *testing.T, o Options) {
+		dir := t.TempDir()
+		check(t, os.Mkdir(dir+"/own", 0o755))
+		check(t, os.Mkdir(dir+"/shown", 0o755))
+		check(t, os.WriteFile(dir+"/own/f", []byte("data"), 0o644))
+		if err := unix.Mount(dir+"/own", dir+"/shown", "", unix.MS_BIND, ""); err != nil {
+			t.Skipf("SKIPPED: mounting needs CAP_SYS_ADMIN: %v", err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir+"/shown", unix.MNT_DETACH) })
+		check(t, unix.Mount("", dir+"/shown", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		f := shareDir(t, dir, 100, o)
+		for range 2 { // before the other mount is known, and after
+			for _, x := range []struct {
+				dir  string
+				want unix.Errno
+			}{{"shown", unix.EROFS}, {"own", 0}} {
+				d, _ := lookup(t, f, fuse.RootID, x.dir)
+				id, _ := lookup(t, f, d, "f")
+				f.doze()
+				for _, flags := range []uint32{unix.O_WRONLY, unix.O_RDWR, unix.O_RDONLY | unix.O_TRUNC} {
+					h, _, e := f.Open(id, virtiofs.OpenFlags{Flags: flags})
+					if e == 0 {
+						e = f.Release(virtiofs.File{Node: id, Handle: h})
+					}
+					if e != x.want {
+						t.Errorf("OPEN %s/f, flags %#x: %v", x.dir, flags, e)
+					}
+				}
+				for _, valid := range []uint32{fuse.FattrMode, fuse.FattrSize, fuse.FattrMtime} {
+					var a fuse.Attr
+					if e := f.Setattr(id, &fuse.SetattrIn{Valid: valid, Mode: 0o644}, &a); e != x.want {
+						t.Errorf("SETATTR %s/f, valid %#x: %v", x.dir, valid, e)
+					}
+				}
+			}
+		}
+	})
+}
+
 // unprivileged are the tests that an ordinary user runs too.
 const unprivileged = "^(TestBudget|TestHostChanges|TestGuestChanges|TestInodeNumberReuse|TestStorm|TestStormReset|TestSelfAndParent|TestUnprivileged)$"
 

@@ -276,8 +276,6 @@ func (f *FS) reopen(n *inode, flags int) (int, unix.Errno) {
 		return -1, unix.ENXIO
 	case n.sealed && n.typ != unix.S_IFDIR:
 		return -1, unix.EACCES
-	case changes(flags) && f.isBusy(n):
-		return -1, unix.ETXTBSY
 	case changes(flags) && (n.graft || f.options.ReadOnly):
 		return -1, unix.EROFS
 	}
@@ -304,11 +302,6 @@ func (f *FS) reopenByHandle(n *inode, flags int) (fd int, ok bool) {
 	w.addr.handle(&h)
 	fd, e := openByHandle(w.key.mount.dir, &h, flags)
 	return fd, e == 0
-}
-
-// isBusy says whether the node is the file of Options.Busy, by whatever name.
-func (f *FS) isBusy(n *inode) bool {
-	return f.options.Busy != nil && n.key.mount != nil && n.key.mount.dev == f.busyDev && n.key.ino == f.busyIno
 }
 
 func changes(flags int) bool {

@@ -48,7 +48,7 @@ type inodes struct {
 }
 
 // inodeShard keeps its nodes in chunks, which takes less memory than one
-// allocation each and gives it back when a chunk is empty.
+// allocation each and gives it back when a chunk is empty, but for one.
 type inodeShard struct {
 	mu      sync.Mutex
 	chunks  []chunk

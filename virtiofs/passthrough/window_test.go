@@ -3,6 +3,7 @@ package passthrough
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -165,16 +166,14 @@ func TestMappedMakesRoomForNodes(t *testing.T) {
 // either, whoever asks, and only regular files are mapped at all.
 func TestMapRefuses(t *testing.T) {
 	dir := t.TempDir()
-	for _, s := range []string{"plain", "busy", "graft"} {
+	for _, s := range []string{"plain", "graft"} {
 		check(t, os.WriteFile(filepath.Join(dir, s), []byte("data"), 0o644))
 	}
-	check(t, os.Link(filepath.Join(dir, "busy"), filepath.Join(dir, "alias")))
+	runProgram(t, filepath.Join(dir, "runs"))
+	check(t, os.Link(filepath.Join(dir, "runs"), filepath.Join(dir, "alias")))
 	check(t, os.Mkdir(filepath.Join(dir, "d"), 0o755))
 	check(t, os.Symlink("plain", filepath.Join(dir, "l")))
 	check(t, unix.Mkfifo(filepath.Join(dir, "p"), 0o644))
-	busy, err := os.Open(filepath.Join(dir, "busy"))
-	check(t, err)
-	defer busy.Close()
 	for _, x := range []struct {
 		name        string
 		ro          bool
@@ -182,12 +181,12 @@ func TestMapRefuses(t *testing.T) {
 		refused     uint64
 	}{
 		{"plain", false, 0, 0, 0}, {"plain", true, 0, unix.EROFS, 1},
-		{"busy", false, 0, unix.ETXTBSY, 1}, {"alias", false, 0, unix.ETXTBSY, 1},
+		{"runs", false, 0, unix.ETXTBSY, 1}, {"alias", false, 0, unix.ETXTBSY, 1},
 		{"shown", false, 0, unix.EROFS, 1},
 		{"d", false, unix.EISDIR, unix.EISDIR, 0}, {"l", false, unix.ELOOP, unix.ELOOP, 0}, {"p", false, unix.ENXIO, unix.ENXIO, 0},
 	} {
 		f := shareDir(t, dir, 100, windowOptions(t, Options{
-			ReadOnly: x.ro, Busy: busy, Grafts: []Graft{{Name: "shown", File: filepath.Join(dir, "graft")}},
+			ReadOnly: x.ro, Grafts: []Graft{{Name: "shown", File: filepath.Join(dir, "graft")}},
 		}))
 		id, _ := lookup(t, f, fuse.RootID, x.name)
 		for range 2 { // not open yet, and open
@@ -207,6 +206,24 @@ func TestMapRefuses(t *testing.T) {
 			t.Errorf("%s: %d refused, want %d", x.name, s.Refused, 2*x.refused)
 		}
 	}
+}
+
+// runProgram has a program run from a new file until the test is over.
+func runProgram(t *testing.T, path string) {
+	t.Helper()
+	cat, err := exec.LookPath("cat")
+	check(t, err)
+	program, err := os.ReadFile(cat)
+	check(t, err)
+	check(t, os.WriteFile(path, program, 0o755))
+	cmd := exec.Cmd{Path: path, Args: []string{"cat"}}
+	in, err := cmd.StdinPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		check(t, in.Close())
+		check(t, cmd.Wait())
+	})
 }
 
 // TestMapSealed: a file of the host's kernel, on which a mount begins, is not mapped.

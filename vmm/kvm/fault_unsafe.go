@@ -10,6 +10,7 @@ import (
 const (
 	ioctlTranslate     = 0xc018ae85
 	ioctlGetMSRs       = 0xc008ae88
+	ioctlGetMPState    = 0x8004ae98
 	ioctlX86SetupMCE   = 0x4008ae9c
 	ioctlX86SetMCE     = 0x4040ae9e
 	ioctlGetVCPUEvents = 0x8040ae9f
@@ -38,6 +39,18 @@ func (c *VCPU) Translate(linear uint64) (gpa uint64, ok bool) {
 // naming the first one KVM does not know (api.rst, KVM_GET_MSRS returns how many
 // were read).
 func (c *VCPU) MSRs(msrs []MSR) error { return c.msrs(ioctlGetMSRs, "read", msrs) }
+
+// Waits says that the processor runs nothing: it has halted until an interrupt comes, or
+// was never started (api.rst, KVM_GET_MP_STATE). One that waits for a page of memory
+// does not wait in this sense.
+func (c *VCPU) Waits() (bool, error) {
+	const runnable = 0 // KVM_MP_STATE_RUNNABLE
+	var state uint32
+	if err := ioctlPtr(c.fd, ioctlGetMPState, unsafe.Pointer(&state)); err != nil {
+		return false, fmt.Errorf("kvm: multiprocessing state: %w", err)
+	}
+	return state != runnable, nil
+}
 
 // SetupMCE gives the processor an MCG_CAP: the number of its banks in bits 0 to 7, and
 // what else KVM knows of it (api.rst, KVM_X86_SETUP_MCE).

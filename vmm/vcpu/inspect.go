@@ -2,6 +2,7 @@ package vcpu
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +20,9 @@ import (
 
 // inspection is what the one who inspects, and then the processor, remembers.
 type inspection struct {
-	used time.Duration // processor time of the thread, at the last Inspect
-	regs kvm.Regs      // at the last look
+	used  time.Duration // processor time of the thread, at the last Inspect
+	waits atomic.Bool   // the last look was at a halted processor
+	regs  kvm.Regs      // at the last look
 }
 
 // Inspect has the processor look whether it is caught in an access that the host
@@ -32,6 +34,11 @@ func (c *CPU) Inspect() {
 		return // it waits in KVM, and waking it would cost more than all else of an idle guest
 	}
 	c.inspection.used = used
+	if c.inspection.waits.Swap(false) {
+		// Most likely the look itself used it. If not, the processor was not caught
+		// before that, and if it is now, it goes on using time.
+		return
+	}
 	c.due.Store(true)
 	_ = unix.Tgkill(unix.Getpid(), c.tid, unix.SIGURG) // as in Stop
 }
@@ -48,6 +55,11 @@ func (c *CPU) processorTime() time.Duration {
 
 // inspect is the processor's own part of Inspect.
 func (c *CPU) inspect() error {
+	waits, err := c.vcpu.Waits()
+	if err != nil || waits {
+		c.inspection.waits.Store(waits)
+		return err
+	}
 	regs, err := c.vcpu.Regs()
 	if err != nil {
 		return err

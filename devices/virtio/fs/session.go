@@ -31,7 +31,8 @@ type session struct {
 	spinners spinners // queues with ServicePoll
 }
 
-// requestQueue is one queue; what is not a ring belongs to the turn's holder.
+// requestQueue is one queue; what is not a ring belongs to the turn's holder, or the
+// poller's goroutine.
 type requestQueue struct {
 	s       *session
 	index   int
