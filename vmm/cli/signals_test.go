@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,7 +14,16 @@ import (
 	"tenon/vmm/machine"
 )
 
+// heed has signals not ignored during the test, as they are under nohup or where the
+// tests run in a script's background: who starts Tenon so means it, but not the test.
+func heed(t *testing.T, list ...os.Signal) {
+	ch := make(chan os.Signal, len(list))
+	signal.Notify(ch, list...)
+	t.Cleanup(func() { signal.Stop(ch) })
+}
+
 func TestSignalsReachTheCommand(t *testing.T) {
+	heed(t, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT} {
 		for _, end := range []machine.Outcome{
 			{Kind: machine.Signaled, Status: int(sig)},
@@ -48,6 +58,7 @@ func TestFiguresOnSignal(t *testing.T) {
 
 // TestSecondSignalEndsTheGuest is a command that ignores the first.
 func TestSecondSignalEndsTheGuest(t *testing.T) {
+	heed(t, unix.SIGTERM, unix.SIGINT)
 	b := newBench(t, &fake{life: func(ctx context.Context, f *fake) (machine.Outcome, error) {
 		if err := unix.Kill(os.Getpid(), unix.SIGTERM); err != nil {
 			return machine.Outcome{Kind: machine.Exited}, err

@@ -64,7 +64,8 @@ func (c Claim) of(row Row) (s Spread, ok bool) {
 }
 
 // WriteText writes the report as Markdown, which is also for reading as it is: a line
-// for each row, with a column for each side, and a table of the claims.
+// for each row, with a column for each side, and a table of the claims. After a side's
+// own figures comes their ratio to the base's.
 func (r *Report) WriteText(w io.Writer) error {
 	b := &strings.Builder{}
 	fmt.Fprintf(b, "## %s\n\n`%s`, %s\n", r.Title, r.Command, r.Host)
@@ -74,18 +75,27 @@ func (r *Report) WriteText(w io.Writer) error {
 	if len(r.Notes) > 0 {
 		b.WriteString("\n")
 	}
-	var above []string
-	for _, row := range r.Rows {
-		sides := r.sides(row)
-		if !slices.Equal(sides, above) {
-			fmt.Fprintf(b, "\n| median / p99 / p99.9 | %s |\n|---|%s\n", strings.Join(sides, " | "), strings.Repeat("--:|", len(sides)))
-			above = sides
-		}
-		r.line(b, row, sides)
+	rest := r.Rows
+	for len(rest) > 0 {
+		rest = r.table(b, rest)
 	}
 	r.claims(b)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// table writes the rows that have the same sides as the first, and returns the others.
+func (r *Report) table(b *strings.Builder, rows []Row) (rest []Row) {
+	sides := r.sides(rows[0])
+	fmt.Fprintf(b, "\n| median / p99 / p99.9 | %s |\n|---|%s\n", strings.Join(sides, " | "), strings.Repeat("--:|", len(sides)))
+	for _, row := range rows {
+		if slices.Equal(r.sides(row), sides) {
+			r.line(b, row, sides)
+		} else {
+			rest = append(rest, row)
+		}
+	}
+	return rest
 }
 
 // sides is the names of a row's sides, the base before the others.
@@ -164,8 +174,11 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	}{r, r.Verdicts()})
 }
 
-// spread is a median and, in brackets, what it lies between.
+// spread is a median and, in brackets, what it lies between if it is not alone.
 func spread(s Spread) string {
+	if s.Least == s.Most {
+		return number(s.Median)
+	}
 	return fmt.Sprintf("%s (%s-%s)", number(s.Median), number(s.Least), number(s.Most))
 }
 
