@@ -1,7 +1,8 @@
 // Package fs is the virtio-fs device (virtio 1.3 §5.11): it carries FUSE
-// requests from the rings to a virtiofs.Server and the replies back. Short
-// requests are served on the thread of the vCPU that notified, before it runs
-// again; those that may block go to a bounded pool. It knows no opcode.
+// requests from the rings to a virtiofs.Server and the replies back. As a rule
+// short requests are served on the thread of the vCPU that notified, before it runs
+// again, and those that may block go to a bounded pool; a Service says otherwise. It
+// knows no opcode.
 package fs
 
 import (
