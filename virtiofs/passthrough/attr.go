@@ -48,26 +48,22 @@ func (f *FS) Getattr(file virtiofs.File, a *fuse.Attr) unix.Errno {
 		return e
 	}
 	e = f.attr(n, a)
+	f.inodes.remember(n.id)
 	f.unpin(n)
 	return e
 }
 
-// glance is fstat(2) of a node that has its descriptor open, where that waits for
-// nothing; elsewhere m is nil. The shard's lock keeps the descriptor open, instead of a
-// pin: that is half as many locked instructions, and whoever wants the lock meanwhile
-// waits for a sixth of a microsecond.
+// glance is fstat(2) of a node that was used lately and has its descriptor open, where
+// that waits for nothing; elsewhere m is nil.
 func (t *inodes) glance(id virtiofs.NodeID, st *unix.Stat_t) (m *mount, e unix.Errno) {
-	if id < shards {
+	x := t.recall(id)
+	if x == nil {
 		return nil, 0
 	}
-	s := &t.shard[id%shards]
-	s.mu.Lock()
-	if n := s.get(id); n != nil && n.path >= 0 && n.key.mount.tellsAtOnce() {
-		n.used = true
-		m, e = n.key.mount, fstatNow(n.path, st)
+	if e = fstatNow(x.fd, st); !t.still(x) {
+		return nil, 0
 	}
-	s.mu.Unlock()
-	return m, e
+	return x.mount, e
 }
 
 // attr is by fstat(2), which costs less than statx(2) on a descriptor.

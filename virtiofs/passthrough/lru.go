@@ -91,10 +91,11 @@ func (t *inodes) takeIdle(n *inode) int {
 	switch {
 	case n.dead || n.refs.Load() != 1:
 		return -1
-	case n.used:
+	case n.used, s.recalled(n):
 		n.used = false
 		return -1
 	}
+	s.unremember(n)
 	fd := n.path
 	n.path, n.turn = -1, 0
 	t.open.Add(-1)
@@ -181,6 +182,7 @@ func (t *inodes) misplace(n *inode) {
 	}
 	s := &t.shard[n.id%shards]
 	s.mu.Lock()
+	s.unname(n)
 	n.lost = true
 	s.mu.Unlock()
 }

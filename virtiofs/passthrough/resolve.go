@@ -14,11 +14,17 @@ const statxMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID | unix.STATX_MNT_ID
 
 // Lookup implements virtiofs.Nodes.
 func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entry) unix.Errno {
+	if x := f.inodes.recall(parent); x != nil {
+		if err, ok := f.childNear(x, name.Pointer(), e); ok {
+			return err
+		}
+	}
 	p, err := f.pin(parent)
 	if err != 0 {
 		return err
 	}
 	defer f.unpin(p)
+	f.inodes.remember(parent)
 	if g := f.grafted(p, name.Bytes()); g != nil {
 		return f.entryOf(g, e)
 	}
@@ -97,6 +103,33 @@ func (f *FS) child(p *inode, name *byte, e *virtiofs.Entry) unix.Errno {
 	return f.look(p, name, unix.AT_SYMLINK_NOFOLLOW, e)
 }
 
+// childNear is child without a pin on the directory, which is left alone where the
+// inode is known. ok is false when the directory has to be pinned first.
+func (f *FS) childNear(x *opened, name *byte, e *virtiofs.Entry) (err unix.Errno, ok bool) {
+	seen := x.node.shifts.Load()
+	var st unix.Statx_t
+	err = statx(x.fd, name, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st)
+	if !f.inodes.still(x) {
+		return 0, false
+	}
+	if err != 0 {
+		return err, true
+	}
+	if volumeOf(&st) == x.mount.volume {
+		k := keyOf(&st, x.mount)
+		if id, submount, ok := f.inodes.again(&k, typeOf(&st)); ok {
+			f.fillEntry(e, x.mount, id, submount, &st)
+			return 0, true
+		}
+	}
+	p, err := f.pin(x.id)
+	if err != 0 {
+		return err, true
+	}
+	defer f.unpin(p)
+	return f.settle(p, name, seen, &st, e), true
+}
+
 // look is child with statx's flags. A node that is known already costs one
 // system call: the name is one component, so statx cannot be led elsewhere
 // either. With AT_NO_AUTOMOUNT what would be mounted on being used is EISDIR.
@@ -116,11 +149,16 @@ func (f *FS) look(p *inode, name *byte, flags int, e *virtiofs.Entry) unix.Errno
 	if p.key.mount == nil {
 		return unix.ENOTDIR // a graft
 	}
-	m := f.mountOf(p.key.mount, &st)
+	return f.settle(p, name, seen, &st, e)
+}
+
+// settle counts a lookup of what statx(2) has found under a name of the directory.
+func (f *FS) settle(p *inode, name *byte, seen uint32, st *unix.Statx_t, e *virtiofs.Entry) unix.Errno {
+	m := f.mountOf(p.key.mount, st)
 	if m == nil {
 		return f.meet(p, name, seen, e)
 	}
-	k, typ := keyOf(&st, m), typeOf(&st)
+	k, typ := keyOf(st, m), typeOf(st)
 	x, ok := f.inodes.find(&k, typ)
 	if ok && x.doubt {
 		var h fileHandle
@@ -130,10 +168,10 @@ func (f *FS) look(p *inode, name *byte, flags int, e *virtiofs.Entry) unix.Errno
 		if x.lost {
 			f.inodes.place(x.id, p.id, seen, name)
 		}
-		f.fillEntry(e, m, x.id, x.submount, &st)
+		f.fillEntry(e, m, x.id, x.submount, st)
 		return 0
 	}
-	return f.introduce(p, name, seen, &newcomer{key: k, typ: typ}, &st, e)
+	return f.introduce(p, name, seen, &newcomer{key: k, typ: typ}, st, e)
 }
 
 // born counts a lookup of what a call has just made. It is not looked for among

@@ -55,6 +55,7 @@ type inodeShard struct {
 	vacant  []uint32 // chunks with free slots, each once
 	buckets []uint32 // links by hash; their number is a power of two
 	used    int
+	recent  recent
 	spare   *[chunkSize]inode // of an emptied chunk: whoever makes and removes one file after the other needs it again
 }
 
@@ -147,6 +148,7 @@ func (s *inodeShard) grow() {
 
 // unlink takes the node out of its key's bucket, if it is there. s.mu is held.
 func (s *inodeShard) unlink(n *inode) {
+	s.unname(n)
 	if len(s.buckets) == 0 {
 		return
 	}
@@ -262,22 +264,27 @@ type found struct {
 
 // find counts one more lookup of the inode with the key, if it is known.
 func (t *inodes) find(k *key, typ uint32) (x found, ok bool) {
+	if id, submount, ok := t.again(k, typ); ok {
+		return found{id: id, submount: submount}, true
+	}
 	if r := t.root(); *k == r.key {
 		return found{id: r.id}, true
 	}
 	hash := k.hash()
 	s := &t.shard[shardOf(hash)]
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	n := s.find(k, hash, typ)
 	if n == nil {
-		s.mu.Unlock()
 		return found{}, false
 	}
 	x = found{id: n.id, submount: n.submount, lost: n.lost || n.parent == 0, doubt: n.path < 0 && k.btime == 0}
 	if !x.doubt {
 		n.nlookup++
 	}
-	s.mu.Unlock()
+	if !x.lost && k.btime != 0 {
+		s.name(n, hash)
+	}
 	return x, true
 }
 
@@ -464,6 +471,9 @@ func (t *inodes) forget(id virtiofs.NodeID, count uint64) {
 	s := &t.shard[id%shards]
 	s.mu.Lock()
 	n := s.get(id)
+	if n != nil {
+		s.unname(n)
+	}
 	if n == nil || n.nlookup > count {
 		if n != nil {
 			n.nlookup -= count
@@ -472,6 +482,7 @@ func (t *inodes) forget(id virtiofs.NodeID, count uint64) {
 		return
 	}
 	s.unlink(n)
+	s.unremember(n)
 	n.dead = true
 	s.mu.Unlock()
 	t.adopted.drop(n)
