@@ -125,7 +125,7 @@ func (f *FS) open(dir string) error {
 	if err != nil {
 		return fmt.Errorf("sharing directory %q: %w (%s)", dir, err, remedy(err))
 	}
-	root := &inode{path: fd, typ: unix.S_IFDIR}
+	root := &inode{record: record{path: fd, typ: unix.S_IFDIR}}
 	f.inodes.init(f.budget, root, f.leave)
 	f.handles.init(f.budget)
 	f.implicit.init(f.budget)

@@ -30,7 +30,7 @@ func (f *FS) graftAll(grafts []Graft) error {
 		if err != nil {
 			return fmt.Errorf("passthrough: graft %q: opening %q: %w (name a readable file)", g.Name, g.File, err)
 		}
-		n := &inode{id: virtiofs.NodeID(len(f.inodes.permanent)), path: fd, typ: unix.S_IFREG, graft: true}
+		n := &inode{record: record{id: virtiofs.NodeID(len(f.inodes.permanent)), path: fd, typ: unix.S_IFREG, graft: true}}
 		f.inodes.permanent = append(f.inodes.permanent, n)
 		f.grafts = append(f.grafts, graft{g.Name, n})
 		var st unix.Stat_t

@@ -29,6 +29,20 @@ func keyOf(st *unix.Statx_t, m *mount) key {
 // file handle or its parent and name. There can be millions, so it is kept small
 // (104 bytes and the address).
 type inode struct {
+	record
+
+	// refs is 1 for being in the table and 1 for each call that uses the node
+	// now, so that no descriptor is closed, and its number given to something
+	// else, under a call's feet.
+	refs atomic.Int32
+	// shifts counts, of a directory, the names that the guest has moved or
+	// removed in it.
+	shifts atomic.Uint32
+}
+
+// record is all of an inode that is read and written under its shard's lock, or by
+// those who have pinned it.
+type record struct {
 	id     virtiofs.NodeID
 	key    key
 	parent virtiofs.NodeID // the directory it was last seen in; 0: none is known
@@ -37,18 +51,10 @@ type inode struct {
 	nlookup uint64
 	path    int // O_PATH descriptor, -1 while it is closed; read it with fd
 
-	// refs is 1 for being in the table and 1 for each call that uses the node
-	// now, so that no descriptor is closed, and its number given to something
-	// else, under a call's feet.
-	refs atomic.Int32
 	typ  uint32 // S_IFMT part of the mode
 	next uint32 // in the chain of the key's bucket, see link
 	turn uint32 // 1 + index in Budget.clock; 0: not in it
-
-	// shifts counts, of a directory, the names that the guest has moved or
-	// removed in it; seen is the parent's count when the name was noted.
-	shifts atomic.Uint32
-	seen   uint32
+	seen uint32 // the parent's shifts when the name was noted
 
 	submount bool // a directory on which another file system begins
 	graft    bool

@@ -88,10 +88,11 @@ func (t *inodes) takeIdle(n *inode) int {
 	s := &t.shard[n.id%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n.used = s.recalled(n) || n.used
 	switch {
 	case n.dead || n.refs.Load() != 1:
 		return -1
-	case n.used, s.recalled(n):
+	case n.used:
 		n.used = false
 		return -1
 	}

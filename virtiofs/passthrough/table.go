@@ -200,7 +200,7 @@ func (s *inodeShard) put(n *inode) {
 	number := slot >> chunkBits
 	c := &s.chunks[number]
 	c.free |= 1 << (slot % chunkSize)
-	c.slots[slot%chunkSize] = inode{}
+	c.slots[slot%chunkSize].record = record{} // shifts goes on: see childNear
 	if c.free == ^uint64(0) {
 		c.slots, s.spare = nil, c.slots
 	}

@@ -206,7 +206,7 @@ func (f *FS) attrByHandle(file virtiofs.File, a *fuse.Attr) unix.Errno {
 		return unix.ESTALE
 	}
 	defer f.handles.unpin(h)
-	return f.attr(&inode{path: h.fd}, a)
+	return f.attr(&inode{record: record{path: h.fd}}, a)
 }
 
 // statxByHandle is attrByHandle for STATX.
@@ -216,7 +216,7 @@ func (f *FS) statxByHandle(file virtiofs.File, mask uint32, st *unix.Statx_t) un
 		return unix.ESTALE
 	}
 	defer f.handles.unpin(h)
-	return f.statx(&inode{path: h.fd}, mask, st)
+	return f.statx(&inode{record: record{path: h.fd}}, mask, st)
 }
 
 // pinAny is pin for a handle of either kind.
