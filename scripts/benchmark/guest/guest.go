@@ -18,9 +18,12 @@ import (
 	"tenon/scripts/benchmark/figures"
 )
 
-// fioRoundsKnob is the environment variable with the number of rounds of fio's rows,
-// each of which takes minutes in the emulated machine.
-const fioRoundsKnob = "TENON_BENCH_FIO_ROUNDS"
+// Environment variables with the number of rounds of fio's rows, and of the files that
+// are created, looked at and removed: each takes minutes in the emulated machine.
+const (
+	fioRoundsKnob = "TENON_BENCH_FIO_ROUNDS"
+	namesKnob     = "TENON_BENCH_NAMES"
+)
 
 // Run measures on this host's KVM, or in the machine of scripts/lab.
 func Run(o figures.Options) (figures.Report, error) {
@@ -115,12 +118,13 @@ func find(root, work string, withFio bool) (f found, notes []string, err error) 
 
 // newSetup reads the options.
 func newSetup(o figures.Options, work string) (setup, error) {
-	s := setup{Rounds: o.Rounds, FioRounds: 1, Smoke: o.Smoke, Stage: filepath.Join(work, "stage")}
-	if n := os.Getenv(fioRoundsKnob); n != "" {
-		var err error
-		if s.FioRounds, err = strconv.Atoi(n); err != nil {
-			return s, fmt.Errorf("%s=%s: give a number", fioRoundsKnob, n)
-		}
+	s := setup{Rounds: o.Rounds, Smoke: o.Smoke, Stage: filepath.Join(work, "stage")}
+	var err error
+	if s.FioRounds, err = knob(fioRoundsKnob, 1); err != nil {
+		return s, err
+	}
+	if s.Names, err = knob(namesKnob, fullSizes.Names); err != nil {
+		return s, err
 	}
 	if o.Smoke {
 		s.Rounds, s.FioRounds = 1, 0
@@ -135,6 +139,19 @@ func newSetup(o figures.Options, work string) (setup, error) {
 		s.Dir = o.Dir
 	}
 	return s, nil
+}
+
+// knob is the number in an environment variable, or what it is without.
+func knob(name string, otherwise int) (int, error) {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%s=%s: give a number", name, text)
+	}
+	return n, nil
 }
 
 // wantsFio says whether any of fio's rows is to be measured.

@@ -17,6 +17,7 @@ import (
 // lab its file system is the root.
 type setup struct {
 	Rounds, FioRounds int
+	Names             int // files that are created, looked at and removed
 	Smoke             bool
 	Only              string // rows
 	Dir               string // for the shares; empty: TMPDIR there
@@ -27,7 +28,9 @@ func (s setup) sizes() sizes {
 	if s.Smoke {
 		return smokeSizes
 	}
-	return fullSizes
+	z := fullSizes
+	z.Names = s.Names
+	return z
 }
 
 // sample is one value of one round, or a note for the report.

@@ -104,8 +104,8 @@ func (s setup) notes() []string {
 		"Tenon serves by requests (dax=never) but in lines that say DAX (dax=always); Debian's QEMU has no DAX.",
 		fmt.Sprintf("mmap rows touch random pages after madvise(MADV_RANDOM), as fio does; warm: the program has touched every page of the file once before. "+
 			"The file that does not fit has %d MiB.", z.Big>>20),
-		fmt.Sprintf("Metadata: %d files are created, looked at and removed; untar, find and make work on %d, git status on as many; before each the guest's caches are dropped. "+
-			"make's rules start busybox, whose start-up costs all sides the same.", z.Names, z.Dirs*z.PerDir),
+		fmt.Sprintf("Metadata: %d files (%s) are created, looked at and removed; untar, find and make work on %d, git status on as many; before each the guest's caches are dropped. "+
+			"make's rules start busybox, whose start-up costs all sides the same.", z.Names, namesKnob, z.Dirs*z.PerDir),
 		"Host memory is that of all processes without guest RAM, 0.5 s after the guest has gone to sleep over fixed work.",
 	}
 }

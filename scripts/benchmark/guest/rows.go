@@ -39,7 +39,7 @@ type sizes struct {
 	Fio     int // operations of a job of 4 KiB
 }
 
-var fullSizes = sizes{Memory: 256, Big: 512 << 20, File: 16 << 20, Small: 600, Large: 16, Touches: 300, Names: 1000, Dirs: 4, PerDir: 12, Fio: 100}
+var fullSizes = sizes{Memory: 256, Big: 512 << 20, File: 16 << 20, Small: 2000, Large: 16, Touches: 300, Names: 1000, Dirs: 4, PerDir: 12, Fio: 100}
 
 var smokeSizes = sizes{Memory: 256, Big: 8 << 20, File: 4 << 20, Small: 30, Large: 2, Touches: 30, Names: 10, Dirs: 2, PerDir: 2, Fio: 20}
 
