@@ -90,32 +90,23 @@ func (m *Map) Regions() []Region { return m.all[:m.ram] }
 // copy before looking twice.
 func (m *Map) Slice(at GPA, n uint32) ([]byte, error) { return find(m.all[:m.ram], at, GPA(n)) }
 
-// Place names a region of RAM or a window of one map, so that a range which was
-// looked for once need not be looked for again.
-type Place uint32
-
-// Locate returns the region or window that the n bytes at the address lie in.
-func (m *Map) Locate(at GPA, n uint32) (Place, error) {
+// Locate returns the region of RAM or the window that the n bytes at the address lie
+// in, for further ranges that it Holds. The caller must not change it.
+func (m *Map) Locate(at GPA, n uint32) (r *Region, window bool, err error) {
 	for i := range m.all {
-		if m.all[i].holds(at, GPA(n)) {
-			return Place(i), nil
+		if r := &m.all[i]; r.Holds(at, n) {
+			return r, i >= m.ram, nil
 		}
 	}
-	return 0, ErrAddress
+	return nil, false, ErrAddress
 }
 
-// Holds says that the n bytes at the address lie in the place.
-func (m *Map) Holds(p Place, at GPA, n uint32) bool { return m.all[p].holds(at, GPA(n)) }
+// Holds says that the n bytes at the address lie in the region.
+func (r *Region) Holds(at GPA, n uint32) bool { return r.holds(at, GPA(n)) }
 
-// Window says that the place is a window: its bytes are for system calls only.
-func (m *Map) Window(p Place) bool { return int(p) >= m.ram }
-
-// Bytes is the n bytes at the address, which lie in the place. Those of a window are
+// Bytes is the n bytes at the address, which the region Holds. Those of a window are
 // not to be looked at.
-func (m *Map) Bytes(p Place, at GPA, n uint32) []byte {
-	r := &m.all[p]
-	return r.Data[at-r.GPA:][:n]
-}
+func (r *Region) Bytes(at GPA, n uint32) []byte { return r.Data[at-r.GPA:][:n] }
 
 // holds says that the bytes are in the region.
 func (r *Region) holds(at, n GPA) bool {

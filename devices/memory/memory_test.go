@@ -107,7 +107,7 @@ func TestWordHalves(t *testing.T) {
 }
 
 // TestLocate: ranges of RAM and of windows are found, what is outside of either or
-// between two is not, and a Place says what is in it.
+// between two is not, and a region says what is in it.
 func TestLocate(t *testing.T) {
 	m, w := windowed(t)
 	for _, c := range []struct {
@@ -131,30 +131,34 @@ func TestLocate(t *testing.T) {
 		{^memory.GPA(0), 2, false, false},
 		{0x3000, 1<<32 - 1, false, false},
 	} {
-		p, err := m.Locate(c.at, c.n)
+		r, window, err := m.Locate(c.at, c.n)
 		if (err == nil) != c.ok {
 			t.Errorf("Locate(%#x, %#x): %v", c.at, c.n, err)
 			continue
 		}
 		held := 0
-		for p := range memory.Place(4) {
-			if m.Holds(p, c.at, c.n) {
+		for _, at := range []memory.GPA{0x1000, 0x3000, windowAt, secondAt} {
+			r, _, err := m.Locate(at, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Holds(c.at, c.n) {
 				held++
 			}
 		}
 		if want := map[bool]int{true: 1}[c.ok]; held != want {
-			t.Errorf("%#x, %#x is in %d places", c.at, c.n, held)
+			t.Errorf("%#x, %#x is in %d regions", c.at, c.n, held)
 		}
 		if !c.ok {
 			continue
 		}
-		if b := m.Bytes(p, c.at, c.n); m.Window(p) != c.window || len(b) != int(c.n) {
-			t.Errorf("%#x: window %v, %d bytes", c.at, m.Window(p), len(b))
+		if b := r.Bytes(c.at, c.n); window != c.window || len(b) != int(c.n) || !r.Holds(c.at, c.n) {
+			t.Errorf("%#x: window %v, %d bytes", c.at, window, len(b))
 		} else if s, err := m.Slice(c.at, c.n); !c.window && (err != nil || &s[0] != &b[0]) {
 			t.Errorf("%#x: other bytes than Slice's, %v", c.at, err)
 		}
 	}
-	if p, err := m.Locate(windowAt, 1); err != nil || &m.Bytes(p, windowAt, 1)[0] != &w.Data[0] {
+	if r, _, err := m.Locate(windowAt, 1); err != nil || &r.Bytes(windowAt, 1)[0] != &w.Data[0] {
 		t.Errorf("not the window's bytes: %v", err)
 	}
 }

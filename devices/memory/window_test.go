@@ -111,7 +111,7 @@ func TestWindowAccess(t *testing.T) {
 			if !bytes.Equal(w.Read(memorytest.Kept, 8192), before) {
 				t.Error("what may not be written has changed")
 			}
-			_, err := m.Locate(c.at, c.n)
+			_, _, err := m.Locate(c.at, c.n)
 			if good := c.load != memory.ErrAddress; good != (err == nil) {
 				t.Errorf("Locate: %v", err)
 			}

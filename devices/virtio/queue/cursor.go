@@ -15,7 +15,7 @@ var ErrShort = errors.New("queue: not enough bytes left in the buffers")
 // Cursor is empty. It is valid until its chain is filled again.
 type Cursor struct {
 	chain  *Chain
-	lo, hi int // its buffers are chain.buffers[lo:hi]
+	lo, hi int // its buffers are chain.iov[lo:hi]
 	size   int // bytes in them
 
 	i    int // the current buffer
@@ -46,43 +46,68 @@ func (c *Cursor) InWindow() bool { return c.chain != nil && c.chain.window }
 // fewer are left, and with memory.ErrFault when some lie in a page of a window that
 // the host cannot provide: then it stands at the buffer with that page.
 func (c *Cursor) Copy(dst []byte) error {
-	if len(dst) > c.left {
+	switch {
+	case len(dst) > c.left:
 		return ErrShort
+	case len(dst) == 0:
+		return nil
+	case c.chain.window:
+		return c.across(dst, false)
 	}
-	for len(dst) > 0 {
-		b := &c.chain.buffers[c.i]
-		n := min(len(dst), int(b.n)-c.off)
-		if c.chain.window {
-			if err := c.chain.mem.Load(b.at+memory.GPA(c.off), dst[:n]); err != nil {
-				return err
-			}
-		} else {
-			copy(dst, c.chain.bytes(b)[c.off:])
+	c.left -= len(dst)
+	for {
+		b := bytes(&c.chain.iov[c.i])[c.off:]
+		n := copy(dst, b)
+		if c.off += n; n == len(b) {
+			c.i, c.off = c.i+1, 0
 		}
-		c.advance(n)
+		if n == len(dst) {
+			return nil
+		}
 		dst = dst[n:]
 	}
-	return nil
 }
 
 // Put writes src to the next len(src) bytes; errors as Copy. memory.ErrFault is
 // also a page that may not be written.
 func (c *Cursor) Put(src []byte) error {
-	if len(src) > c.left {
+	switch {
+	case len(src) > c.left:
 		return ErrShort
+	case len(src) == 0:
+		return nil
+	case c.chain.window:
+		return c.across(src, true)
 	}
-	for len(src) > 0 {
-		b := &c.chain.buffers[c.i]
-		n := min(len(src), int(b.n)-c.off)
-		if c.chain.window {
-			if err := c.chain.mem.Store(b.at+memory.GPA(c.off), src[:n]); err != nil {
-				return err
-			}
+	c.left -= len(src)
+	for {
+		b := bytes(&c.chain.iov[c.i])[c.off:]
+		n := copy(b, src)
+		if c.off += n; n == len(b) {
+			c.i, c.off = c.i+1, 0
+		}
+		if n == len(src) {
+			return nil
+		}
+		src = src[n:]
+	}
+}
+
+// across is Copy and Put where some of the bytes may lie in a window. Not by a variable
+// that holds the function: p would escape, and with it the buffers of all callers.
+func (c *Cursor) across(p []byte, store bool) (err error) {
+	for len(p) > 0 {
+		n, at := min(len(p), c.current()), c.chain.at[c.i]+memory.GPA(c.off)
+		if store {
+			err = c.chain.mem.Store(at, p[:n])
 		} else {
-			copy(c.chain.bytes(b)[c.off:], src)
+			err = c.chain.mem.Load(at, p[:n])
+		}
+		if err != nil {
+			return err
 		}
 		c.advance(n)
-		src = src[n:]
+		p = p[n:]
 	}
 	return nil
 }
@@ -93,7 +118,7 @@ func (c *Cursor) Skip(n int) error {
 		return ErrShort
 	}
 	for n > 0 {
-		step := min(n, int(c.chain.buffers[c.i].n)-c.off)
+		step := min(n, c.current())
 		c.advance(step)
 		n -= step
 	}
@@ -101,35 +126,41 @@ func (c *Cursor) Skip(n int) error {
 }
 
 // Rest is the next max bytes, or all that is left, as iovecs for system calls
-// only. It does not advance. The slice is valid until the next Rest of this
-// cursor and is never longer than the chain.
+// only. It does not advance. The slice is not to be changed, is valid until the next
+// Rest of this cursor and is never longer than the chain.
 func (c *Cursor) Rest(max uint32) []unix.Iovec {
-	want := min(int(max), c.left)
+	want := uint64(min(int(max), c.left))
 	if want == 0 {
 		return nil
 	}
-	iov, off := c.chain.scratch[c.lo:c.hi], c.off
-	for n := range iov {
-		b := c.chain.bytes(&c.chain.buffers[c.i+n])[off:]
-		iov[n].Base = &b[0]
-		iov[n].SetLen(min(len(b), want))
-		if want -= len(b); want <= 0 {
-			return iov[:n+1]
-		}
-		off = 0
+	all := c.chain.iov[c.i:c.hi]
+	if c.off == 0 && int(want) == c.left {
+		return all // as a READ or WRITE of whole pages has it
 	}
-	return iov // cannot be: the buffers hold what is left
+	part := c.chain.part[c.i:c.hi]
+	n := copy(part, all)
+	if c.off != 0 {
+		part[0].Base = &bytes(&all[0])[c.off]
+		part[0].Len -= uint64(c.off)
+	}
+	for i := range n {
+		if want <= part[i].Len {
+			part[i].Len = want
+			return part[:i+1]
+		}
+		want -= part[i].Len
+	}
+	return part // cannot be: the buffers hold what is left
 }
+
+// current is how many bytes of the current buffer are left.
+func (c *Cursor) current() int { return int(c.chain.iov[c.i].Len) - c.off }
 
 // advance passes over n bytes of the current buffer.
 func (c *Cursor) advance(n int) {
 	c.left -= n
 	c.off += n
-	if c.off == int(c.chain.buffers[c.i].n) {
+	if c.off == int(c.chain.iov[c.i].Len) {
 		c.i, c.off = c.i+1, 0
 	}
 }
-
-// bytes is the buffer's bytes, which are for system calls only where it may be in a
-// window.
-func (c *Chain) bytes(b *buffer) []byte { return c.mem.Bytes(b.place, b.at, b.n) }
