@@ -120,12 +120,17 @@ func (p *poller) close() {
 }
 
 // next takes the next chain. A queue that is polled is looked at for a while when
-// there is none; first the driver gets what was answered.
+// there is none.
 func (q *requestQueue) next() (head uint16, ok bool, err error) {
 	head, ok, err = q.ring.PopHead()
 	if ok || err != nil || q.poller == nil {
 		return head, ok, err
 	}
+	return q.look()
+}
+
+// look is next where there was none; first the driver gets what was answered.
+func (q *requestQueue) look() (head uint16, ok bool, err error) {
 	q.flush()
 	p := q.poller
 	p.emptied = time.Now()
