@@ -11,7 +11,7 @@ import (
 // names. What it lets through is safe to decode without further checks of
 // length.
 func (s *Server) check(r *Request) unix.Errno {
-	if !r.row.Known() || !s.serves(r.hdr.Opcode) {
+	if r.hdr.Opcode >= fuse.Opcodes || s.handlers[r.hdr.Opcode] == nil {
 		return unix.ENOSYS
 	}
 	n := int64(r.hdr.Len) - fuse.InHeaderSize
@@ -29,7 +29,7 @@ func (s *Server) check(r *Request) unix.Errno {
 	if e := r.arguments(session); e != 0 {
 		return e
 	}
-	if r.changes() && s.fs.ReadOnly() {
+	if s.readOnly && r.changes() {
 		if r.hdr.Opcode == fuse.SetupMapping {
 			s.fs.Refuse()
 		}
@@ -38,27 +38,18 @@ func (s *Server) check(r *Request) unix.Errno {
 	return 0
 }
 
-// serves reports whether there is code for the operation, and where it is about
-// the DAX window, a window.
-func (s *Server) serves(op fuse.Opcode) bool {
-	if op == fuse.SetupMapping || op == fuse.RemoveMapping {
-		return s.window != 0
-	}
-	return handlers[op] != nil
-}
-
 // changes reports whether the request would change the file system. It is the
 // only place where a read-only share is told from another.
 func (r *Request) changes() bool {
 	switch r.hdr.Opcode {
 	case fuse.Open:
-		return opensForChange(fuse.Word32(r.fixed[:], 0))
+		return opensForChange(fuse.Word32(r.fixed()[:], 0))
 	case fuse.Access:
-		return fuse.Word32(r.fixed[:], 0)&unix.W_OK != 0
+		return fuse.Word32(r.fixed()[:], 0)&unix.W_OK != 0
 	case fuse.Ioctl:
 		return r.ioctlChanges()
 	case fuse.SetupMapping:
-		return fuse.Word64(r.fixed[:], 3)&fuse.MapWrite != 0
+		return fuse.Word64(r.fixed()[:], 3)&fuse.MapWrite != 0
 	}
 	return r.row.Mutates
 }
@@ -67,13 +58,47 @@ func opensForChange(flags uint32) bool {
 	return flags&unix.O_ACCMODE != unix.O_RDONLY || flags&(unix.O_TRUNC|unix.O_CREAT) != 0
 }
 
+// begin copies the header out of guest memory, and in the same pass the first of what
+// follows, which mostly are all the arguments.
+func (r *Request) begin() error {
+	r.taken = min(r.rest, firstArgs)
+	err := r.in.Copy(r.text[:fuse.InHeaderSize+r.taken])
+	if err != nil {
+		// Where arguments lie in a page that is gone, the header may yet be had, and
+		// with it an answer. Nothing of the first copy was looked at.
+		r.taken = 0
+		r.in.Reset()
+		err = r.in.Copy(r.text[:fuse.InHeaderSize])
+	}
+	return err
+}
+
+// fixed is the fixed arguments, and behind them the first of what follows.
+func (r *Request) fixed() *[maxFixed]byte { return (*[maxFixed]byte)(r.text[fuse.InHeaderSize:]) }
+
+// fetch makes the first n bytes behind the header be in text, and r.in stand behind
+// them. Each that is in use is copied out of guest memory once.
+func (r *Request) fetch(n int) unix.Errno {
+	var err error
+	switch {
+	case n > r.taken:
+		err = r.in.Copy(r.text[fuse.InHeaderSize+r.taken : fuse.InHeaderSize+n])
+	case n < r.taken: // part of the payload was taken too
+		r.in.Reset()
+		err = r.in.Skip(fuse.InHeaderSize + n)
+	}
+	if err != nil {
+		return unix.EIO
+	}
+	return 0
+}
+
 // arguments copies the fixed arguments and the strings out of guest memory,
 // once, and checks the strings.
 func (r *Request) arguments(session uint64) unix.Errno {
 	fixed := int(r.row.In)
 	switch {
 	case r.hdr.Opcode == fuse.Init:
-		clear(r.fixed[:fuse.InitInSize])
 		fixed = min(r.rest, fuse.InitInSize)
 	case r.hdr.Opcode == fuse.Setxattr && session&fuse.SetxattrExt != 0:
 		fixed = fuse.SetxattrExtSize
@@ -81,21 +106,24 @@ func (r *Request) arguments(session uint64) unix.Errno {
 	if fixed > r.rest || fixed > maxFixed {
 		return unix.EINVAL
 	}
-	if r.in.Copy(r.fixed[:fixed]) != nil {
-		return unix.EIO
+	all := fixed
+	if r.row.Names[0] != fuse.NoName {
+		all = r.rest
 	}
-	r.rest -= fixed
+	if all-fixed > maxVariable {
+		return unix.E2BIG
+	}
+	if e := r.fetch(all); e != 0 {
+		return e
+	}
+	r.rest -= all
+	if r.hdr.Opcode == fuse.Init {
+		clear(r.fixed()[fixed:fuse.InitInSize])
+	}
 	if r.row.Names[0] == fuse.NoName {
 		return 0
 	}
-	if r.rest > len(r.variable) {
-		return unix.E2BIG
-	}
-	v := r.variable[:r.rest]
-	if r.in.Copy(v) != nil {
-		return unix.EIO
-	}
-	r.rest = 0
+	v := r.text[fuse.InHeaderSize+fixed : fuse.InHeaderSize+all]
 	if r.hdr.Opcode == fuse.Lookup && session&fuse.ExportSupport != 0 {
 		if len(v) > 0 && v[0] == '.' {
 			r.dots = dots(v)
@@ -104,8 +132,8 @@ func (r *Request) arguments(session uint64) unix.Errno {
 			return 0
 		}
 	}
-	r.caller = Caller{UID: r.hdr.UID, GID: r.hdr.GID, PID: r.hdr.PID}
 	if r.row.Ext {
+		r.caller = Caller{UID: r.hdr.UID, GID: r.hdr.GID, PID: r.hdr.PID}
 		var e unix.Errno
 		if v, e = r.extensions(session, v); e != 0 {
 			return e
@@ -152,9 +180,9 @@ func (r *Request) name(i int) Name { return Name{r.names[i]} }
 func (r *Request) umask() uint32 {
 	switch r.hdr.Opcode {
 	case fuse.Mkdir:
-		return fuse.Word32(r.fixed[:], 1)
+		return fuse.Word32(r.fixed()[:], 1)
 	case fuse.Mknod, fuse.Create, fuse.Tmpfile:
-		return fuse.Word32(r.fixed[:], 2)
+		return fuse.Word32(r.fixed()[:], 2)
 	}
 	return 0
 }

@@ -67,7 +67,7 @@ type FS interface {
 
 // Volume is the file system as a whole.
 type Volume interface {
-	// ReadOnly says that the server must refuse every change.
+	// ReadOnly says that the server must refuse every change. It is asked once.
 	ReadOnly() bool
 	Statfs(n NodeID, s *unix.Statfs_t) unix.Errno
 	// Syncfs writes back the file system that holds the node.

@@ -8,6 +8,9 @@ import (
 	"tenon/virtiofs/fuse"
 )
 
+// handler is the code of one operation.
+type handler = func(*Server, *Request) unix.Errno
+
 // handlers has the code of each operation that is served. The others are
 // ENOSYS, which Linux takes as "never ask again":
 //
@@ -18,7 +21,7 @@ import (
 //     to report, and a round trip for every close is saved. The guest still
 //     writes back its dirty mappings at close and reports their errors itself;
 //   - in a session without locks GETLK, SETLK and SETLKW.
-var handlers = [fuse.Opcodes]func(*Server, *Request) unix.Errno{
+var handlers = [fuse.Opcodes]handler{
 	fuse.Init:            (*Server).opInit,
 	fuse.Destroy:         (*Server).opDestroy,
 	fuse.Interrupt:       (*Server).opInterrupt,
@@ -74,7 +77,7 @@ func (r *Request) node() NodeID { return NodeID(r.hdr.NodeID) }
 
 // file is the open file that the first fixed argument names.
 func (r *Request) file() File {
-	return File{Node: r.node(), Handle: Handle(fuse.Word64(r.fixed[:], 0))}
+	return File{Node: r.node(), Handle: Handle(fuse.Word64(r.fixed()[:], 0))}
 }
 
 // take makes the next n bytes the reply's body. check has made sure of room for

@@ -27,7 +27,7 @@ const (
 // EAGAIN (__fuse_dax_fault) and ENOMEM (pagefault_out_of_memory).
 func (s *Server) opSetupMapping(r *Request) unix.Errno {
 	var in fuse.SetupMappingIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	end := in.Offset + in.Len
 	switch {
 	case in.Flags&^(fuse.MapRead|fuse.MapWrite) != 0, in.Flags == 0,
@@ -48,14 +48,14 @@ func (s *Server) opSetupMapping(r *Request) unix.Errno {
 // opRemoveMapping takes mappings away. One that is out of bounds does not keep the
 // others: Linux uses their places again whatever the answer is.
 func (s *Server) opRemoveMapping(r *Request) (e unix.Errno) {
-	n := fuse.Word32(r.fixed[:], 0)
+	n := fuse.Word32(r.fixed()[:], 0)
 	if n > maxRemove || int(n) > r.rest/fuse.RemoveOneSize {
 		return unix.EINVAL
 	}
 	if n > inlineRemove && !r.MayBlock {
 		return r.postpone()
 	}
-	b := r.fixed[4 : 4+fuse.RemoveOneSize]
+	b := r.fixed()[4 : 4+fuse.RemoveOneSize]
 	for ; n > 0; n-- {
 		if r.in.Copy(b) != nil {
 			return unix.EIO

@@ -20,14 +20,14 @@ func (s *Server) opOpendir(r *Request) unix.Errno {
 func (s *Server) opReleasedir(r *Request) unix.Errno { return s.fs.Releasedir(r.file()) }
 
 func (s *Server) opFsyncdir(r *Request) unix.Errno {
-	return s.fs.Fsyncdir(r.file(), fuse.FsyncFlags(r.fixed[:])&fuse.FsyncDatasync != 0)
+	return s.fs.Fsyncdir(r.file(), fuse.FsyncFlags(r.fixed()[:])&fuse.FsyncDatasync != 0)
 }
 
 // opReaddir serves READDIR and READDIRPLUS. Entries go through scratch memory:
 // fewer than the guest has room for is not the end, only none is.
 func (s *Server) opReaddir(r *Request) unix.Errno {
 	var in fuse.ReadIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	d := &r.dir
 	d.Plus = r.hdr.Opcode == fuse.Readdirplus
 	d.buf, d.n, d.server = r.buffer(in.Size), 0, s

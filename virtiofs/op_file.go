@@ -8,7 +8,7 @@ import (
 
 func (s *Server) opOpen(r *Request) unix.Errno {
 	var in fuse.OpenIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	if s.agreed(fuse.NoOpenSupport) {
 		return r.unserved() // the guest goes on with handle 0, and does not ask again
 	}
@@ -59,7 +59,7 @@ func (s *Server) opTmpfile(r *Request) unix.Errno {
 
 func (s *Server) createArgs(r *Request) (mode uint32, f OpenFlags) {
 	var in fuse.CreateIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	return in.Mode, s.openFlags(in.Flags, in.OpenFlags)
 }
 
@@ -77,7 +77,7 @@ func (s *Server) createReply(r *Request, h Handle, e unix.Errno) unix.Errno {
 // has ended.
 func (s *Server) opRead(r *Request) unix.Errno {
 	var in fuse.ReadIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	off, e := offset(in.Offset)
 	if e != 0 {
 		return e
@@ -111,7 +111,7 @@ func (s *Server) opRead(r *Request) unix.Errno {
 // at the same time wait for each other, which takes twice as long.
 func (s *Server) opWrite(r *Request) unix.Errno {
 	var in fuse.WriteIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	off, e := offset(in.Offset)
 	if e != 0 {
 		return e
@@ -183,7 +183,7 @@ func (s *Server) syncs(flags uint32) uint32 {
 }
 
 func (s *Server) opFsync(r *Request) unix.Errno {
-	return s.fs.Fsync(r.file(), fuse.FsyncFlags(r.fixed[:])&fuse.FsyncDatasync != 0)
+	return s.fs.Fsync(r.file(), fuse.FsyncFlags(r.fixed()[:])&fuse.FsyncDatasync != 0)
 }
 
 // killsSuidgid says whether a change of contents takes the set-id bits where the
@@ -193,7 +193,7 @@ func (r *Request) killsSuidgid() bool { return r.hdr.UID != 0 }
 
 func (s *Server) opFallocate(r *Request) unix.Errno {
 	var in fuse.FallocateIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	off, e := offset(in.Offset)
 	if e != 0 {
 		return e
@@ -216,7 +216,7 @@ const fallocateModes = unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE | un
 // keeps file positions itself.
 func (s *Server) opLseek(r *Request) unix.Errno {
 	var in fuse.LseekIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return unix.EINVAL
 	}
@@ -235,7 +235,7 @@ func (s *Server) opLseek(r *Request) unix.Errno {
 // and padding, and is bounded so that nothing is lost in it.
 func (s *Server) opCopyFileRange(r *Request) unix.Errno {
 	var in fuse.CopyFileRangeIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	from, e := offset(in.OffIn)
 	if e != 0 {
 		return e

@@ -58,11 +58,11 @@ var ioctls = map[uint32]ioctlRow{
 }
 
 // ioctlChanges says whether the request of fuse_ioctl_in would change the file.
-func (r *Request) ioctlChanges() bool { return ioctls[fuse.Word32(r.fixed[:], 3)].changes }
+func (r *Request) ioctlChanges() bool { return ioctls[fuse.Word32(r.fixed()[:], 3)].changes }
 
 func (s *Server) opIoctl(r *Request) unix.Errno {
 	var in fuse.IoctlIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	row, known := ioctls[in.Cmd]
 	switch {
 	case !known:
@@ -78,7 +78,7 @@ func (s *Server) opIoctl(r *Request) unix.Errno {
 	if len(room) < int(ioctlOutSize+row.out) {
 		return unix.EINVAL
 	}
-	arg := r.variable[:in.InSize]
+	arg := r.text[fuse.InHeaderSize+maxFixed:][:in.InSize]
 	if r.in.Copy(arg) != nil {
 		return unix.EIO
 	}

@@ -14,7 +14,7 @@ import (
 // lockArgs decodes fuse_lk_in into r.lock.
 func (s *Server) lockArgs(r *Request) unix.Errno {
 	var in fuse.LkIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	kind := fuse.PosixLocks
 	if in.Flags&fuse.LkFlock != 0 {
 		kind = fuse.FlockLocks
@@ -81,7 +81,7 @@ func (s *Server) opFlush(r *Request) unix.Errno {
 	if !s.agreed(fuse.PosixLocks) {
 		return r.unserved()
 	}
-	e := s.fs.Flush(r.file(), fuse.Word64(r.fixed[:], 2))
+	e := s.fs.Flush(r.file(), fuse.Word64(r.fixed()[:], 2))
 	s.unlocked.Add(1)
 	return e
 }
@@ -89,7 +89,7 @@ func (s *Server) opFlush(r *Request) unix.Errno {
 // opRelease closes a file, and with it go flock(2) locks.
 func (s *Server) opRelease(r *Request) unix.Errno {
 	var in fuse.ReleaseIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	if in.ReleaseFlags&fuse.ReleaseFlush != 0 {
 		if e := s.fs.Flush(r.file(), in.LockOwner); e != 0 {
 			return e

@@ -39,14 +39,14 @@ func dots(name []byte) int {
 }
 
 func (s *Server) opForget(r *Request) unix.Errno {
-	s.fs.Forget(r.node(), fuse.Word64(r.fixed[:], 0))
+	s.fs.Forget(r.node(), fuse.Word64(r.fixed()[:], 0))
 	return 0
 }
 
 // opBatchForget trusts the bytes that are there, not the count.
 func (s *Server) opBatchForget(r *Request) unix.Errno {
-	n := min(int(fuse.Word32(r.fixed[:], 0)), r.rest/fuse.ForgetOneSize)
-	one := r.fixed[8 : 8+fuse.ForgetOneSize]
+	n := min(int(fuse.Word32(r.fixed()[:], 0)), r.rest/fuse.ForgetOneSize)
+	one := r.fixed()[8 : 8+fuse.ForgetOneSize]
 	for ; n > 0; n-- {
 		if r.in.Copy(one) != nil {
 			return unix.EIO
@@ -58,14 +58,14 @@ func (s *Server) opBatchForget(r *Request) unix.Errno {
 
 func (s *Server) opGetattr(r *Request) unix.Errno {
 	f := File{Node: r.node()}
-	if fuse.Word32(r.fixed[:], 0)&fuse.GetattrFH != 0 {
-		f.Handle = Handle(fuse.Word64(r.fixed[:], 1))
+	if fuse.Word32(r.fixed()[:], 0)&fuse.GetattrFH != 0 {
+		f.Handle = Handle(fuse.Word64(r.fixed()[:], 1))
 	}
 	return s.attrReply(r, s.fs.Getattr(f, &r.attr))
 }
 
 func (s *Server) opSetattr(r *Request) unix.Errno {
-	r.setin.Decode(r.fixed[:])
+	r.setin.Decode(r.fixed()[:])
 	if _, e := offset(r.setin.Size); e != 0 && r.setin.Valid&fuse.FattrSize != 0 {
 		return e
 	}
@@ -74,7 +74,7 @@ func (s *Server) opSetattr(r *Request) unix.Errno {
 
 func (s *Server) opStatx(r *Request) unix.Errno {
 	var in fuse.StatxIn
-	in.Decode(r.fixed[:])
+	in.Decode(r.fixed()[:])
 	f := File{Node: r.node()}
 	if in.GetattrFlags&fuse.GetattrFH != 0 {
 		f.Handle = Handle(in.FH)
@@ -105,7 +105,7 @@ func (s *Server) opReadlink(r *Request) unix.Errno {
 
 func (s *Server) opAccess(r *Request) unix.Errno {
 	r.caller = Caller{UID: r.hdr.UID, GID: r.hdr.GID, PID: r.hdr.PID}
-	return s.fs.Access(&r.caller, r.node(), fuse.Word32(r.fixed[:], 0))
+	return s.fs.Access(&r.caller, r.node(), fuse.Word32(r.fixed()[:], 0))
 }
 
 func (s *Server) opStatfs(r *Request) unix.Errno {

@@ -7,7 +7,7 @@ import (
 )
 
 func (s *Server) opGetxattr(r *Request) unix.Errno {
-	size := fuse.Word32(r.fixed[:], 0)
+	size := fuse.Word32(r.fixed()[:], 0)
 	n, e := s.fs.Getxattr(r.node(), r.names[0], r.buffer(size))
 	if e == unix.EOPNOTSUPP && s.agreed(fuse.PosixACL) && isACL(r.names[0]) {
 		// Where the host's file system has no ACLs, nothing has one. Linux asks for
@@ -25,7 +25,7 @@ func isACL(name CString) bool {
 }
 
 func (s *Server) opListxattr(r *Request) unix.Errno {
-	size := fuse.Word32(r.fixed[:], 0)
+	size := fuse.Word32(r.fixed()[:], 0)
 	n, e := s.fs.Listxattr(r.node(), r.buffer(size))
 	return r.xattrReply(size, n, e)
 }
@@ -51,11 +51,11 @@ func (r *Request) xattrReply(size uint32, n int, e unix.Errno) unix.Errno {
 }
 
 func (s *Server) opSetxattr(r *Request) unix.Errno {
-	size, flags := fuse.Word32(r.fixed[:], 0), fuse.Word32(r.fixed[:], 1)
+	size, flags := fuse.Word32(r.fixed()[:], 0), fuse.Word32(r.fixed()[:], 1)
 	if int64(size) > int64(len(r.payload)) {
 		return unix.EINVAL
 	}
-	killSgid := s.session.Load()&fuse.SetxattrExt != 0 && fuse.Word32(r.fixed[:], 2)&fuse.SetxattrKillSgid != 0
+	killSgid := s.session.Load()&fuse.SetxattrExt != 0 && fuse.Word32(r.fixed()[:], 2)&fuse.SetxattrKillSgid != 0
 	return s.fs.Setxattr(r.node(), r.names[0], r.payload[:size], flags, killSgid)
 }
 

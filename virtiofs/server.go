@@ -19,6 +19,7 @@ const (
 	maxReply    = 64 << 10 // replies that pass through scratch: entries, attribute values, listings
 	dirScratch  = 32 << 10
 	maxFixed    = 128
+	firstArgs   = 40           // taken with the header: READ's and WRITE's arguments, most short names
 	maxRequest  = MaxIO + 4096 // the longest request: WRITE
 )
 
@@ -64,6 +65,8 @@ type Server struct {
 	unlocked atomic.Uint64 // see Unlocked
 	backlog  backlog
 	window   uint64 // bytes of the DAX window; 0: nothing is mapped
+	readOnly bool
+	handlers [fuse.Opcodes]handler // of what is served
 	// How long a guest may trust names and attributes, as the policy says.
 	entryValid, attrValid fuse.Timeout
 }
@@ -77,11 +80,17 @@ func NewServer(fs FS, o Options) *Server {
 	if o.Policy == (Policy{}) {
 		o.Policy = Auto()
 	}
-	s := &Server{fs: fs, options: o, epoch: uint64(rand.Uint32N(math.MaxInt32-1) + 1)}
+	s := &Server{
+		fs: fs, options: o, epoch: uint64(rand.Uint32N(math.MaxInt32-1) + 1),
+		readOnly: fs.ReadOnly(), handlers: handlers,
+	}
 	s.backlog.epoch = time.Now()
 	s.entryValid, s.attrValid = timeout(o.Policy.EntryValid), timeout(o.Policy.AttrValid)
 	if o.DAX != DAXNever {
 		s.window = fs.WindowSize()
+	}
+	if s.window == 0 {
+		s.handlers[fuse.SetupMapping], s.handlers[fuse.RemoveMapping] = nil, nil
 	}
 	return s
 }
@@ -100,6 +109,7 @@ type Request struct {
 	row     *fuse.Op
 	dots    int  // LOOKUP: 1 for ".", 2 for "..", else 0
 	rest    int  // bytes of the request that are not consumed yet
+	taken   int  // bytes behind the header that are in text already
 	room    int  // bytes of the writable part
 	moved   bool // the writable part is not at its start any more
 	later   bool // see postpone
@@ -119,23 +129,17 @@ type Request struct {
 	statx  unix.Statx_t
 	dir    Dirents
 
-	head     [fuse.InHeaderSize]byte
-	fixed    [maxFixed]byte
-	groups   [MaxGroups]uint32
-	labels   [maxLabels]Label
-	variable []byte
-	reply    []byte
+	groups [MaxGroups]uint32
+	labels [maxLabels]Label
+	// Without pointers and last, so that the garbage collector passes them over.
+	text  [fuse.InHeaderSize + maxFixed + maxVariable]byte // the request without its payload
+	reply [fuse.OutHeaderSize + maxReply]byte
 }
 
 // NewRequest allocates a request with all its scratch memory (about 170 KiB, of
 // which only what requests have needed becomes resident).
 func NewRequest() *Request {
-	r := &Request{
-		variable: make([]byte, maxVariable),
-		reply:    make([]byte, fuse.OutHeaderSize+maxReply),
-	}
-	r.dir.Scratch = make([]byte, dirScratch)
-	return r
+	return &Request{dir: Dirents{Scratch: make([]byte, dirScratch)}}
 }
 
 // Serve answers the request in the readable part in with a reply in the
@@ -158,18 +162,18 @@ func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) 
 	if r.rest < 0 {
 		return 0, false // nothing to answer to
 	}
-	if in.Copy(r.head[:]) != nil { // what it was shall not look like a success
+	if r.begin() != nil { // what it was shall not look like a success
 		r.hdr = fuse.InHeader{}
 		return r.finish(unix.EIO), false
 	}
-	r.hdr.Decode(&r.head)
+	r.hdr.Decode((*[fuse.InHeaderSize]byte)(r.text[:]))
 	r.row = fuse.Row(r.hdr.Opcode)
 	e := s.check(r)
 	if e == 0 {
 		if r.row.MayBlock && !r.MayBlock {
 			return 0, true
 		}
-		e = handlers[r.hdr.Opcode](s, r)
+		e = s.handlers[r.hdr.Opcode](s, r)
 		if r.later {
 			return 0, true
 		}
@@ -210,7 +214,7 @@ func (r *Request) finish(e unix.Errno) uint32 {
 	}
 	n := fuse.OutHeaderSize + r.body
 	h := fuse.OutHeader{Len: uint32(n) + r.data, Error: -int32(e), Unique: r.hdr.Unique}
-	h.Encode(r.reply)
+	h.Encode(r.reply[:])
 	if r.moved {
 		r.out.Reset()
 	}

@@ -40,7 +40,7 @@ const (
 // kernel) begins with INIT too, so whatever an earlier session left is dropped.
 func (s *Server) opInit(r *Request) unix.Errno {
 	var in fuse.InitIn
-	in.Decode((*[fuse.InitInSize]byte)(r.fixed[:]))
+	in.Decode((*[fuse.InitInSize]byte)(r.fixed()[:]))
 	if in.Major < fuse.Major || in.Major == fuse.Major && in.Minor < fuse.MinMinor {
 		return unix.EPROTO
 	}
@@ -91,7 +91,7 @@ func (s *Server) agree(offered uint64, minor uint32) uint64 {
 		// the names of files that are marked for it (fuse_dax_dontcache).
 		take |= fuse.MapAlignment | fuse.HasInodeDAX
 	}
-	if o.Policy.NoOpen && s.fs.ReadOnly() {
+	if o.Policy.NoOpen && s.readOnly {
 		take |= fuse.NoOpendirSupport
 		if !o.Locks { // a lock of flock(2) is held by an open file
 			take |= fuse.NoOpenSupport

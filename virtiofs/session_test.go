@@ -1,6 +1,7 @@
 package virtiofs_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"path/filepath"
 	"testing"
@@ -46,6 +47,16 @@ func TestInitTakesOnlyWhatIsOffered(t *testing.T) {
 	}
 	if got := le.Uint32(out[32:]); got != 0 {
 		t.Errorf("flags2 %#x", got)
+	}
+}
+
+// TestInitShort: what lies behind a short INIT, by its own length, is none of it.
+func TestInitShort(t *testing.T) {
+	_, c := serve(t, passthrough.Options{})
+	msg := c.Message(fuse.Init, 0, fstest.U32(7, 38, 0, uint32(fuse.AsyncRead|fuse.InitExt)))
+	reply, _ := c.Raw(append(msg, bytes.Repeat([]byte{0xff}, 48)...), 200)
+	if e := unix.Errno(-int32(le.Uint32(reply[4:]))); e != 0 || le.Uint32(reply[fuse.OutHeaderSize+32:]) != 0 {
+		t.Errorf("%v, flags2 %#x", e, le.Uint32(reply[fuse.OutHeaderSize+32:]))
 	}
 }
 
