@@ -68,13 +68,7 @@ func (s *Server) generation(e *Entry) uint64 {
 
 func (s *Server) encodeEntry(b []byte, e *Entry) {
 	s.dress(&e.Attr)
-	out := fuse.EntryOut{
-		NodeID:     uint64(e.Node),
-		Generation: s.generation(e),
-		EntryValid: s.entryValid,
-		AttrValid:  s.attrValid,
-	}
-	out.Encode(b, &e.Attr)
+	fuse.EncodeEntryOut(b, uint64(e.Node), s.generation(e), &s.entryValid, &s.attrValid, &e.Attr)
 }
 
 // Empty reports whether no entry was added yet.

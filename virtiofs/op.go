@@ -118,7 +118,7 @@ func (s *Server) entryReply(r *Request, e unix.Errno) unix.Errno {
 func (s *Server) attrReply(r *Request, e unix.Errno) unix.Errno {
 	if e == 0 {
 		s.dress(&r.attr)
-		fuse.EncodeAttrOut(r.take(fuse.AttrOutSize), s.attrValid, &r.attr)
+		fuse.EncodeAttrOut(r.take(fuse.AttrOutSize), &s.attrValid, &r.attr)
 	}
 	return e
 }

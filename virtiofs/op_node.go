@@ -19,8 +19,7 @@ func (s *Server) opLookup(r *Request) unix.Errno {
 	if e == unix.ENOENT && s.options.Policy.Negative > 0 {
 		// Node 0 is "no such name, and remember that": ENOENT would be asked again.
 		r.entry = Entry{}
-		out := fuse.EntryOut{EntryValid: timeout(s.options.Policy.Negative)}
-		out.Encode(r.take(fuse.EntryOutSize), &r.entry.Attr)
+		fuse.EncodeEntryOut(r.take(fuse.EntryOutSize), 0, 0, &s.negative, &fuse.Timeout{}, &r.entry.Attr)
 		return 0
 	}
 	return s.entryReply(r, e)

@@ -67,8 +67,9 @@ type Server struct {
 	window   uint64 // bytes of the DAX window; 0: nothing is mapped
 	readOnly bool
 	handlers [fuse.Opcodes]handler // of what is served
-	// How long a guest may trust names and attributes, as the policy says.
-	entryValid, attrValid fuse.Timeout
+	// How long a guest may trust names, attributes and that a name is missing, as the
+	// policy says.
+	entryValid, attrValid, negative fuse.Timeout
 }
 
 // sessionOpen marks Server.session as an open session. It is a bit that no INIT
@@ -86,6 +87,7 @@ func NewServer(fs FS, o Options) *Server {
 	}
 	s.backlog.epoch = time.Now()
 	s.entryValid, s.attrValid = timeout(o.Policy.EntryValid), timeout(o.Policy.AttrValid)
+	s.negative = timeout(o.Policy.Negative)
 	if o.DAX != DAXNever {
 		s.window = fs.WindowSize()
 	}

@@ -124,7 +124,6 @@ func TestEncodeOffsets(t *testing.T) {
 	out := OutHeader{Len: 1, Error: -2, Unique: 3}
 	initOut := InitOut{Major: 1, Minor: 2, MaxReadahead: 3, Flags: 4 | 5<<32, MaxBackground: 6, Congestion: 7,
 		MaxWrite: 8, TimeGran: 9, MaxPages: 10, MapAlignment: 11}
-	entry := EntryOut{NodeID: 21, Generation: 22, EntryValid: Timeout{23, 24}, AttrValid: Timeout{25, 26}}
 	statfs := StatfsOut{Blocks: 1, BlocksFree: 2, BlocksAvailable: 3, Files: 4, FilesFree: 5, BlockSize: 6, NameLength: 7, FragmentSize: 8}
 	stx := unix.Statx_t{Mask: 1, Blksize: 2, Attributes: 3, Nlink: 4, Uid: 5, Gid: 6, Mode: 7, Ino: 8, Size: 9, Blocks: 10,
 		Attributes_mask: 11, Atime: unix.StatxTimestamp{Sec: 12, Nsec: 13}, Btime: unix.StatxTimestamp{Sec: 14, Nsec: 15},
@@ -140,9 +139,9 @@ func TestEncodeOffsets(t *testing.T) {
 		{"init_out", 64, initOut.Encode, []at{{0, 4, 1}, {4, 4, 2}, {8, 4, 3}, {12, 4, 4}, {16, 2, 6}, {18, 2, 7},
 			{20, 4, 8}, {24, 4, 9}, {28, 2, 10}, {30, 2, 11}, {32, 4, 5}}},
 		{"attr", 88, attr.Encode, attrAt(0)},
-		{"attr_out", 104, func(b []byte) { EncodeAttrOut(b, Timeout{17, 18}, &attr) },
+		{"attr_out", 104, func(b []byte) { EncodeAttrOut(b, &Timeout{17, 18}, &attr) },
 			append([]at{{0, 8, 17}, {8, 4, 18}}, attrAt(16)...)},
-		{"entry_out", 128, func(b []byte) { entry.Encode(b, &attr) },
+		{"entry_out", 128, func(b []byte) { EncodeEntryOut(b, 21, 22, &Timeout{23, 24}, &Timeout{25, 26}, &attr) },
 			append([]at{{0, 8, 21}, {8, 8, 22}, {16, 8, 23}, {24, 8, 25}, {32, 4, 24}, {36, 4, 26}}, attrAt(40)...)},
 		{"open_out", 16, func(b []byte) { EncodeOpenOut(b, 1, 2) }, []at{{0, 8, 1}, {8, 4, 2}}},
 		{"statfs_out", 80, statfs.Encode, []at{{0, 8, 1}, {8, 8, 2}, {16, 8, 3}, {24, 8, 4}, {32, 8, 5}, {40, 4, 6}, {44, 4, 7}, {48, 4, 8}}},

@@ -54,10 +54,9 @@ func TestEncodersAgreeWithGVisor(t *testing.T) {
 		Ino: 1, Size: 2, Blocks: 3, Atime: 4, Mtime: 5, Ctime: 6, AtimeNsec: 7, MtimeNsec: 8, CtimeNsec: 9,
 		Mode: 10, Nlink: 11, UID: 12, GID: 13, Rdev: 14, Blksize: 15,
 	}
-	entry := EntryOut{NodeID: 16, Generation: 17, EntryValid: Timeout{18, 20}, AttrValid: Timeout{19, 21}}
 	var got linux.FUSEEntryOut
 	b := make([]byte, got.SizeBytes())
-	entry.Encode(b, &attr)
+	EncodeEntryOut(b, 16, 17, &Timeout{18, 20}, &Timeout{19, 21}, &attr)
 	got.UnmarshalUnsafe(b)
 	want := linux.FUSEEntryOut{
 		NodeID: 16, Generation: 17, EntryValid: 18, AttrValid: 19, EntryValidNSec: 20, AttrValidNSec: 21,

@@ -141,29 +141,24 @@ type Timeout struct {
 }
 
 // EncodeAttrOut writes fuse_attr_out.
-func EncodeAttrOut(b []byte, valid Timeout, a *Attr) {
+func EncodeAttrOut(b []byte, valid *Timeout, a *Attr) {
+	_ = b[AttrOutSize-1]
 	le.PutUint64(b[0:], valid.Sec)
-	le.PutUint32(b[8:], valid.Nsec)
-	le.PutUint32(b[12:], 0)
+	le.PutUint64(b[8:], uint64(valid.Nsec)) // and 4 bytes of padding
 	a.Encode(b[16:])
 }
 
-// EntryOut is fuse_entry_out but for the attributes, which follow it.
-type EntryOut struct {
-	NodeID     uint64 // 0: there is no such name, and EntryValid says for how long
-	Generation uint64
-	EntryValid Timeout
-	AttrValid  Timeout
-}
-
-// Encode writes the entry and its attributes, 128 bytes.
-func (e *EntryOut) Encode(b []byte, a *Attr) {
-	le.PutUint64(b[0:], e.NodeID)
-	le.PutUint64(b[8:], e.Generation)
-	le.PutUint64(b[16:], e.EntryValid.Sec)
-	le.PutUint64(b[24:], e.AttrValid.Sec)
-	le.PutUint32(b[32:], e.EntryValid.Nsec)
-	le.PutUint32(b[36:], e.AttrValid.Nsec)
+// EncodeEntryOut writes fuse_entry_out, 128 bytes. Node 0 says that there is no such
+// name, and entry for how long. Both times are pointers because a struct that has just
+// been put together is slow to copy.
+func EncodeEntryOut(b []byte, node, generation uint64, entry, attr *Timeout, a *Attr) {
+	_ = b[EntryOutSize-1]
+	le.PutUint64(b[0:], node)
+	le.PutUint64(b[8:], generation)
+	le.PutUint64(b[16:], entry.Sec)
+	le.PutUint64(b[24:], attr.Sec)
+	le.PutUint32(b[32:], entry.Nsec)
+	le.PutUint32(b[36:], attr.Nsec)
 	a.Encode(b[40:])
 }
 

@@ -111,10 +111,13 @@ func (q *requestQueue) serve(head uint16) error {
 	case ServiceExit:
 		return q.finish(q.chain, q.request, head)
 	}
-	written, again, err := q.try(q.chain, q.request, head)
-	if err != nil {
+	// As try, but the return through one more function after the system call, whose own
+	// calls have pushed ours out of the processor's return stack, costs 5 ns.
+	c := q.chain
+	if err := q.ring.Fetch(c, head); err != nil {
 		return err
 	}
+	written, again := q.s.server.Serve(q.request, &c.In, &c.Out)
 	if again {
 		q.s.pool.put(parked{q, head})
 		return nil
@@ -122,7 +125,7 @@ func (q *requestQueue) serve(head uint16) error {
 	q.s.waiting.served()
 	q.done[q.n] = queue.Used{Head: head, Written: written}
 	q.n++
-	q.bytes += q.chain.Bytes()
+	q.bytes += c.Bytes()
 	if q.n == len(q.done) || q.bytes >= signalBytes {
 		q.flush()
 	}
