@@ -97,6 +97,10 @@ func (r *Request) fetch(n int) unix.Errno {
 // once, and checks the strings.
 func (r *Request) arguments(session uint64) unix.Errno {
 	fixed := int(r.row.In)
+	if fixed == r.taken && r.row.Names[0] == fuse.NoName && r.hdr.Opcode != fuse.Init {
+		r.rest -= fixed // most requests: all there is to have is here
+		return 0
+	}
 	switch {
 	case r.hdr.Opcode == fuse.Init:
 		fixed = min(r.rest, fuse.InitInSize)

@@ -14,10 +14,10 @@ type Cursor interface {
 	Put(src []byte) error
 	// Skip passes over n bytes; an error when fewer are left.
 	Skip(n int) error
-	// Rest is the next max bytes, or all that is left, as iovecs for system
-	// calls only. It does not advance. The slice is valid until the next call
-	// on this cursor.
-	Rest(max uint32) []unix.Iovec
+	// Rest is the max bytes that come after the next skip bytes (0 or more), or all
+	// that is left there, as iovecs for system calls only. It does not advance. The
+	// slice is not to be changed and is valid until the next call on this cursor.
+	Rest(skip int, max uint32) []unix.Iovec
 	// Reset goes back to the first byte.
 	Reset()
 	// InWindow says that some of the request's bytes, of this part or the other, lie

@@ -94,12 +94,6 @@ func (r *Request) buffer(size uint32) []byte {
 	return r.reply[fuse.OutHeaderSize : fuse.OutHeaderSize+n]
 }
 
-// skip passes over n bytes of the writable part.
-func (r *Request) skip(n int) error {
-	r.moved = true
-	return r.out.Skip(n)
-}
-
 // offset checks a file offset or length, which the kernel keeps in a loff_t.
 func offset(v uint64) (int64, unix.Errno) {
 	if v > math.MaxInt64 {

@@ -82,12 +82,12 @@ func (s *Server) opRead(r *Request) unix.Errno {
 	if e != 0 {
 		return e
 	}
-	if in.Size > MaxIO || int(in.Size) > r.room-fuse.OutHeaderSize || r.skip(fuse.OutHeaderSize) != nil {
+	if in.Size > MaxIO || int(in.Size) > r.room-fuse.OutHeaderSize {
 		return unix.EINVAL
 	}
 	f := ReadFlags{MayBlock: r.MayBlock, Window: r.out.InWindow()}
 	for r.data < in.Size {
-		n, e := s.fs.Read(r.file(), r.out.Rest(in.Size-r.data), off+int64(r.data), f)
+		n, e := s.fs.Read(r.file(), r.out.Rest(fuse.OutHeaderSize+int(r.data), in.Size-r.data), off+int64(r.data), f)
 		if e == unix.EAGAIN && !r.MayBlock {
 			return r.postpone()
 		}
@@ -98,9 +98,6 @@ func (s *Server) opRead(r *Request) unix.Errno {
 			break
 		}
 		r.data += uint32(n)
-		if r.data < in.Size && r.skip(n) != nil {
-			return unix.EIO
-		}
 	}
 	return 0
 }
@@ -131,7 +128,7 @@ func (s *Server) opWrite(r *Request) unix.Errno {
 	}
 	var done uint32
 	for done < in.Size {
-		n, e := s.fs.Write(r.file(), r.in.Rest(in.Size-done), off+int64(done), f)
+		n, e := s.fs.Write(r.file(), r.in.Rest(int(done), in.Size-done), off+int64(done), f)
 		if e != 0 && done == 0 {
 			return e
 		}
@@ -139,9 +136,6 @@ func (s *Server) opWrite(r *Request) unix.Errno {
 			break
 		}
 		done += uint32(n)
-		if done < in.Size && r.in.Skip(n) != nil {
-			break
-		}
 	}
 	b := r.take(int(r.row.Out))
 	fuse.PutWord32(b, 0, done)

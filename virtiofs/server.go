@@ -113,7 +113,6 @@ type Request struct {
 	rest    int  // bytes of the request that are not consumed yet
 	taken   int  // bytes behind the header that are in text already
 	room    int  // bytes of the writable part
-	moved   bool // the writable part is not at its start any more
 	later   bool // see postpone
 	never   bool // see unserved
 
@@ -159,7 +158,7 @@ func NewRequest() *Request {
 func (s *Server) Serve(r *Request, in, out Cursor) (written uint32, again bool) {
 	r.in, r.out = in, out
 	r.body, r.data, r.dots = 0, 0, 0
-	r.later, r.never, r.moved = false, false, false
+	r.later, r.never = false, false
 	r.rest, r.room = in.Len()-fuse.InHeaderSize, out.Len()
 	if r.rest < 0 {
 		return 0, false // nothing to answer to
@@ -217,9 +216,6 @@ func (r *Request) finish(e unix.Errno) uint32 {
 	n := fuse.OutHeaderSize + r.body
 	h := fuse.OutHeader{Len: uint32(n) + r.data, Error: -int32(e), Unique: r.hdr.Unique}
 	h.Encode(r.reply[:])
-	if r.moved {
-		r.out.Reset()
-	}
 	if r.room < n || r.out.Put(r.reply[:n]) != nil {
 		return 0 // the guest gave no room even for an error
 	}

@@ -99,9 +99,13 @@ func (c *Cursor) Skip(n int) error {
 }
 
 // Rest implements virtiofs.Cursor.
-func (c *Cursor) Rest(limit uint32) []unix.Iovec {
-	v, left := c.iov[:0], min(int(limit), c.left)
-	for at, off := c.at, c.off; left > 0; at, off = at+1, 0 {
+func (c *Cursor) Rest(skip int, limit uint32) []unix.Iovec {
+	v, left := c.iov[:0], min(int(limit), c.left-skip)
+	at, off := c.at, c.off+skip
+	for ; left > 0; at, off = at+1, max(off-len(c.pieces[at]), 0) {
+		if off >= len(c.pieces[at]) {
+			continue
+		}
 		b := c.pieces[at][off:]
 		b = b[:min(left, len(b))]
 		left -= len(b)

@@ -119,17 +119,8 @@ func (p *poller) close() {
 	p.ended.Wait()
 }
 
-// next takes the next chain. A queue that is polled is looked at for a while when
-// there is none.
-func (q *requestQueue) next() (head uint16, ok bool, err error) {
-	head, ok, err = q.ring.PopHead()
-	if ok || err != nil || q.poller == nil {
-		return head, ok, err
-	}
-	return q.look()
-}
-
-// look is next where there was none; first the driver gets what was answered.
+// look takes the next chain of a queue that is polled and had none: it is looked at for
+// a while. First the driver gets what was answered.
 func (q *requestQueue) look() (head uint16, ok bool, err error) {
 	q.flush()
 	p := q.poller

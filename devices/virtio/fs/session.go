@@ -81,7 +81,10 @@ func (q *requestQueue) Consume(limit int) (more bool) {
 			q.flush()
 			return false
 		}
-		head, ok, err := q.next()
+		head, ok, err := q.ring.PopHead()
+		if !ok && err == nil && q.poller != nil {
+			head, ok, err = q.look()
+		}
 		if err == nil && ok {
 			err = q.serve(head)
 		}

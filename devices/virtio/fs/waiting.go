@@ -84,7 +84,13 @@ func (w *waiting) look() {
 
 // served is called after requests that were answered: they may have freed a lock.
 func (w *waiting) served() {
-	if w.n.Load() != 0 && w.last.Load() != w.s.server.Unlocked() {
+	if w.n.Load() != 0 { // hardly ever, and the rest would not be inlined
+		w.lookIfUnlocked()
+	}
+}
+
+func (w *waiting) lookIfUnlocked() {
+	if w.last.Load() != w.s.server.Unlocked() {
 		w.look()
 	}
 }

@@ -125,23 +125,29 @@ func (c *Cursor) Skip(n int) error {
 	return nil
 }
 
-// Rest is the next max bytes, or all that is left, as iovecs for system calls
-// only. It does not advance. The slice is not to be changed, is valid until the next
-// Rest of this cursor and is never longer than the chain.
-func (c *Cursor) Rest(max uint32) []unix.Iovec {
-	want := uint64(min(int(max), c.left))
-	if want == 0 {
+// Rest is the max bytes that come after the next skip bytes (0 or more), or all that is
+// left there, as iovecs for system calls only. It does not advance. The slice is not to
+// be changed, is valid until the next Rest of this cursor and is never longer than the
+// chain.
+func (c *Cursor) Rest(skip int, max uint32) []unix.Iovec {
+	left := c.left - skip
+	want := uint64(min(int(max), left))
+	if left <= 0 || want == 0 {
 		return nil
 	}
-	all := c.chain.iov[c.i:c.hi]
-	if c.off == 0 && int(want) == c.left {
+	i, off := c.i, c.off+skip
+	for ; off >= int(c.chain.iov[i].Len); i++ {
+		off -= int(c.chain.iov[i].Len)
+	}
+	all := c.chain.iov[i:c.hi]
+	if off == 0 && int(want) == left {
 		return all // as a READ or WRITE of whole pages has it
 	}
-	part := c.chain.part[c.i:c.hi]
+	part := c.chain.part[i:c.hi]
 	n := copy(part, all)
-	if c.off != 0 {
-		part[0].Base = &bytes(&all[0])[c.off]
-		part[0].Len -= uint64(c.off)
+	if off != 0 {
+		part[0].Base = &bytes(&all[0])[off]
+		part[0].Len -= uint64(off)
 	}
 	for i := range n {
 		if want <= part[i].Len {

@@ -38,10 +38,13 @@ func TestCursorPositions(t *testing.T) {
 	for skip := 0; skip <= total; skip++ {
 		for n := 0; n <= total-skip; n++ {
 			c := chainOf(t, 3, 0, 1, 5, 4)
+			if got := string(bytesOf(c.In.Rest(skip, uint32(n)))); got != count(skip, n) {
+				t.Fatalf("Rest(%d, %d): % x", skip, n, got)
+			}
 			if err := c.In.Skip(skip); err != nil || c.In.Len() != total-skip {
 				t.Fatalf("Skip(%d): %v, left %d", skip, err, c.In.Len())
 			}
-			iov := c.In.Rest(uint32(n))
+			iov := c.In.Rest(0, uint32(n))
 			if got := string(bytesOf(iov)); got != count(skip, n) {
 				t.Fatalf("skip %d, Rest(%d): % x", skip, n, got)
 			}
@@ -58,7 +61,7 @@ func TestCursorPositions(t *testing.T) {
 				t.Fatalf("left %d", c.In.Len())
 			}
 			c.In.Reset()
-			if got := string(bytesOf(c.In.Rest(1 << 30))); got != count(0, total) {
+			if got := string(bytesOf(c.In.Rest(0, 1<<30))); got != count(0, total) {
 				t.Fatalf("after Reset: % x", got)
 			}
 		}
@@ -81,7 +84,10 @@ func TestCursorShort(t *testing.T) {
 	if c.In.Len() != 5 {
 		t.Errorf("a refused call moved the cursor: %d left", c.In.Len())
 	}
-	if iov := c.Out.Rest(10); len(iov) != 0 {
+	if iov := c.In.Rest(6, 1); len(iov) != 0 {
+		t.Errorf("Rest beyond the end: %d iovecs", len(iov))
+	}
+	if iov := c.Out.Rest(0, 10); len(iov) != 0 {
 		t.Errorf("Rest of an empty part: %d iovecs", len(iov))
 	}
 }
@@ -96,7 +102,7 @@ func TestRestOfBothParts(t *testing.T) {
 	if ok, err := q.Pop(c); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	in, out := c.In.Rest(100), c.Out.Rest(100)
+	in, out := c.In.Rest(0, 100), c.Out.Rest(0, 100)
 	if string(bytesOf(in)) != "read" || string(bytesOf(out)) != "write" {
 		t.Fatalf("%q, %q", bytesOf(in), bytesOf(out))
 	}

@@ -45,7 +45,7 @@ func FuzzChain(f *testing.F) {
 
 func checkChain(t *testing.T, c *queue.Chain, m *memory.Map, w *memorytest.Window) {
 	for name, part := range map[string]*queue.Cursor{"in": &c.In, "out": &c.Out} {
-		iov, sum, faults := part.Rest(1<<32-1), 0, false
+		iov, sum, faults := part.Rest(0, 1<<32-1), 0, false
 		for _, v := range iov {
 			sum += int(v.Len)
 			shown := within(v, w.Data)
@@ -108,7 +108,7 @@ func trip(t testing.TB, r *queuetest.Ring, q *queue.Queue, c *queue.Chain, b []b
 		queuetest.Buffer{At: data + 0x3000, Len: 4096, Write: true})
 	q.Quiet()
 	ok, err := q.Pop(c)
-	if !ok || err != nil || c.In.Copy(b[:40]) != nil || c.Out.Skip(16) != nil || len(c.Out.Rest(4096)) != 1 {
+	if !ok || err != nil || c.In.Copy(b[:40]) != nil || c.Out.Skip(16) != nil || len(c.Out.Rest(0, 4096)) != 1 {
 		t.Fatal(ok, err)
 	}
 	c.Out.Reset()

@@ -76,7 +76,7 @@ func (x tables) same(t *testing.T, name string, entries []entry) error {
 		t.Fatalf("%s: %d bytes, entry by entry %d: %v", name, quick.Bytes(), slow.Bytes(), entries)
 	}
 	for i, p := range [][2]*queue.Cursor{{&quick.In, &slow.In}, {&quick.Out, &slow.Out}} {
-		a, b := p[0].Rest(1<<32-1), p[1].Rest(1<<32-1)
+		a, b := p[0].Rest(0, 1<<32-1), p[1].Rest(0, 1<<32-1)
 		differ := len(a) != len(b) || p[0].Len() != p[1].Len()
 		for k := range a {
 			differ = differ || a[k] != b[k]

@@ -96,7 +96,7 @@ func TestCursorInWindow(t *testing.T) {
 			if c.out == nil && string(w.Read(int(c.at-outside), 8)) != "pppppppp" {
 				t.Error("Put: other bytes in the file")
 			}
-			if n := len(chain.In.Rest(100)); chain.In.Len() > 0 && n != 2 {
+			if n := len(chain.In.Rest(0, 100)); chain.In.Len() > 0 && n != 2 {
 				t.Errorf("%d iovecs for the rest", n)
 			}
 		})
@@ -164,7 +164,7 @@ func TestAdjoining(t *testing.T) {
 		if ok, err := q.Pop(c); !ok || err != nil {
 			t.Fatal(x.name, ok, err)
 		}
-		if in, out := c.In.Rest(100), c.Out.Rest(100); len(in) != x.in || len(out) != x.out {
+		if in, out := c.In.Rest(0, 100), c.Out.Rest(0, 100); len(in) != x.in || len(out) != x.out {
 			t.Errorf("%s: %d and %d iovecs, want %d and %d", x.name, len(in), len(out), x.in, x.out)
 		}
 		got := make([]byte, c.In.Len())
@@ -196,7 +196,7 @@ func TestAdjoiningRegions(t *testing.T) {
 		t.Fatal(ok, err)
 	}
 	got := make([]byte, 8)
-	if iov := c.In.Rest(8); string(bytesOf(iov)) != "01234567" {
+	if iov := c.In.Rest(0, 8); string(bytesOf(iov)) != "01234567" {
 		t.Errorf("Rest: %q", bytesOf(iov))
 	}
 	if err := c.In.Copy(got); err != nil || string(got) != "01234567" {

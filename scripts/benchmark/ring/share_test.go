@@ -65,8 +65,8 @@ func (f *fake) Kick(i int) error {
 func (f *fake) serve(q *queue.Queue, c *queue.Chain) {
 	in := make([]byte, c.In.Len())
 	f.shape = nil
-	f.shape = append(f.shape, lengths(c.In.Rest(1<<30))...)
-	for _, v := range lengths(c.Out.Rest(1 << 30)) {
+	f.shape = append(f.shape, lengths(c.In.Rest(0, 1<<30))...)
+	for _, v := range lengths(c.Out.Rest(0, 1<<30)) {
 		f.shape = append(f.shape, -v)
 	}
 	if err := c.In.Copy(in); err != nil {
