@@ -152,7 +152,7 @@ func (r *Request) arguments(session uint64) unix.Errno {
 // strings checks the strings at the start of v, each by the rule of its kind;
 // the rest of v is the payload.
 func (r *Request) strings(v []byte) unix.Errno {
-	for i, kind := range r.row.Names {
+	for i, kind := range &r.row.Names {
 		var n int
 		var e unix.Errno
 		switch kind {

@@ -7,10 +7,11 @@ type OutHeader struct {
 	Unique uint64
 }
 
-// Encode writes the 16 bytes.
+// Encode writes the 16 bytes. They are copied at once, by 8 bytes: a processor is quick
+// to load what it has just stored only where that was one store.
 func (h *OutHeader) Encode(b []byte) {
-	le.PutUint32(b[0:], h.Len)
-	le.PutUint32(b[4:], uint32(h.Error))
+	_ = b[OutHeaderSize-1]
+	le.PutUint64(b[0:], uint64(h.Len)|uint64(uint32(h.Error))<<32)
 	le.PutUint64(b[8:], h.Unique)
 }
 
