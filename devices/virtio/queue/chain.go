@@ -88,11 +88,8 @@ func (q *Queue) Fetch(c *Chain, head uint16) error {
 			if table, err = c.indirectTable(addr, n, flags); err != nil {
 				return err
 			}
-			if i == head {
-				if c.straight(entries(table)) {
-					return nil
-				}
-				c.begin(q.mem, head)
+			if i == head && c.straight(entries(table)) {
+				return nil
 			}
 			i, nested, left = 0, true, len(table)/descSize+1
 			continue
@@ -111,8 +108,8 @@ func (q *Queue) Fetch(c *Chain, head uint16) error {
 
 // straight reads a table as nearly every driver makes it, at half the price: one entry
 // after the other, none empty, all in RAM. It gives up on a table that is anything else,
-// be it wrong. Nothing of what it has seen then counts: c must begin again, and the table
-// is read as if for the first time.
+// be it wrong: then c is as begin left it, and the table is to be read as if for the
+// first time, as nothing of what was seen counts.
 func (c *Chain) straight(table [][descSize]byte) bool {
 	k, size, end, part := 0, uint64(0), none, uint32(0)
 	for i := range table {
@@ -121,7 +118,7 @@ func (c *Chain) straight(table [][descSize]byte) bool {
 		n, link := uint64(uint32(rest)), uint32(rest>>32)
 		if link&flagWrite != part {
 			if part != 0 {
-				return false
+				return c.giveUp()
 			}
 			part, end = flagWrite, none
 			c.readable, c.sizeIn = k, size
@@ -130,7 +127,7 @@ func (c *Chain) straight(table [][descSize]byte) bool {
 		off := uint64(at - r.GPA)
 		if off >= uint64(len(r.Data)) || n-1 >= uint64(len(r.Data))-off {
 			if r = c.elsewhere(at, uint32(n)); r == nil {
-				return false
+				return c.giveUp()
 			}
 			off, end = uint64(at-r.GPA), none
 		}
@@ -138,7 +135,7 @@ func (c *Chain) straight(table [][descSize]byte) bool {
 			c.iov[k-1].Len += n
 		} else {
 			if k >= len(c.iov) {
-				return false
+				return c.giveUp()
 			}
 			c.iov[k].Base, c.iov[k].Len = &r.Data[off], n
 			k++
@@ -147,12 +144,17 @@ func (c *Chain) straight(table [][descSize]byte) bool {
 		size += n
 		if link != uint32(i+1)<<16|part|flagNext {
 			if link&(flagNext|flagIndirect) != 0 || size > math.MaxUint32 {
-				return false
+				return c.giveUp()
 			}
 			c.end(k, size)
 			return true
 		}
 	}
+	return c.giveUp()
+}
+
+func (c *Chain) giveUp() bool {
+	c.begin(c.mem, c.Head)
 	return false
 }
 
