@@ -8,16 +8,35 @@ import (
 	"tenon/devices/bus"
 )
 
-// minBAR keeps every BAR on pages of its own, so that the guest may map one
-// without the other (§6.2.5.1 recommends 4 KiB).
-const minBAR = 4096
+// minBAR keeps every memory BAR on pages of its own, so that the guest may map
+// one without the other (§6.2.5.1 recommends 4 KiB). I/O BARs have the sizes
+// that section allows them.
+const (
+	minBAR   = 4096
+	minPorts = 4
+	maxPorts = 256
+)
 
-// BAR is one memory base address register. The zero BAR is absent.
+// BAR is one base address register. The zero BAR is absent.
 type BAR struct {
-	Size uint64 // bytes, a power of two of at least 4096
+	Size uint64 // a power of two: at least 4096 bytes, or 4 to 256 ports
 	// Wide: 64-bit and prefetchable, in the MMIO64 window, taking the next
 	// register too. Otherwise 32-bit, not prefetchable, in MMIO32.
 	Wide bool
+	// Ports: in I/O space. On a host without a window of ports the guest sees no
+	// such BAR.
+	Ports bool
+}
+
+// limits returns the least and the greatest size a BAR of this kind may have.
+func (b BAR) limits() (least, most uint64) {
+	switch {
+	case b.Ports:
+		return minPorts, maxPorts
+	case b.Wide:
+		return minBAR, 1 << 63
+	}
+	return minBAR, 1 << 31
 }
 
 // space hands out naturally aligned addresses of one window, upwards.
@@ -80,7 +99,7 @@ func (d *decoder) find(addr uint64, n int) *route {
 	return nil
 }
 
-// window is the bus handler of one memory window.
+// window is the bus handler of one window.
 type window struct {
 	d    *decoder
 	base uint64

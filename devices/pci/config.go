@@ -36,6 +36,7 @@ const (
 
 // Bits of the command and status registers (§6.2.2, §6.2.3).
 const (
+	commandPorts    = 1 << 0
 	commandMemory   = 1 << 1
 	commandMaster   = 1 << 2
 	commandIntxOff  = 1 << 10
@@ -43,11 +44,13 @@ const (
 	barWide         = 0x4 // BAR type: 64-bit
 	barPrefetchable = 0x8
 	barFlags        = 0xf
+	barPorts        = 0x1 // I/O space
+	barPortsFlags   = 0x3
 )
 
 // writable lists the header registers the guest may change; BARs and
-// capabilities add theirs. Functions here have no I/O ports, parity or SERR#,
-// so those command bits are hardwired to 0.
+// capabilities add theirs. Functions here have no parity or SERR#, so those
+// command bits are hardwired to 0.
 var writable = []struct {
 	reg  int
 	mask uint16
@@ -82,8 +85,8 @@ type Config struct {
 }
 
 // NewConfig lays out a configuration space. It fails when a BAR's size is not
-// a power of two of at least 4096, a 64-bit BAR has no second register, or the
-// capabilities do not fit into 192 bytes.
+// a power of two or not one of its kind (see BAR), a 64-bit BAR has no second
+// register, or the capabilities do not fit into 192 bytes.
 func NewConfig(h Header) (*Config, error) {
 	c := newHeader(h)
 	if err := c.addBARs(h.BARs); err != nil {
@@ -111,22 +114,25 @@ func newHeader(h Header) *Config {
 
 func (c *Config) addBARs(bars [barCount]BAR) error {
 	for n, b := range bars {
+		least, most := b.limits()
 		switch {
 		case b.Size == 0:
 			continue
-		case bits.OnesCount64(b.Size) != 1 || b.Size < minBAR:
-			return fmt.Errorf("pci: BAR %d: size %#x is not a power of two of at least %d", n, b.Size, minBAR)
-		case !b.Wide && b.Size > 1<<31:
-			return fmt.Errorf("pci: BAR %d: size %#x needs a 64-bit BAR", n, b.Size)
-		case b.Wide && (n == barCount-1 || bars[n+1].Size != 0):
-			return fmt.Errorf("pci: BAR %d: a 64-bit BAR takes two registers", n)
+		case bits.OnesCount64(b.Size) != 1 || b.Size < least || b.Size > most:
+			return fmt.Errorf("pci: BAR %d: size %#x is not a power of two of %#x to %#x", n, b.Size, least, most)
+		case b.Wide && (b.Ports || n == barCount-1 || bars[n+1].Size != 0):
+			return fmt.Errorf("pci: BAR %d: a 64-bit BAR is in memory and takes two registers", n)
 		}
 		reg := regBAR + 4*n
 		mask := ^(b.Size - 1)
 		binary.LittleEndian.PutUint32(c.mask[reg:], uint32(mask))
-		if b.Wide {
+		switch {
+		case b.Wide:
 			c.put32(reg, barWide|barPrefetchable)
 			binary.LittleEndian.PutUint32(c.mask[reg+4:], uint32(mask>>32))
+		case b.Ports:
+			c.put32(reg, barPorts)
+			c.mask[regCommand] |= commandPorts
 		}
 	}
 	c.bars = bars
@@ -169,16 +175,34 @@ func (c *Config) Write(reg int, p []byte) {
 	})
 }
 
-// decoded returns where BAR n answers now; false when it has none or memory
-// decoding is off.
+// removePorts makes the I/O BARs absent, for a host without a window for them.
+func (c *Config) removePorts() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n := range c.bars {
+		if c.bars[n].Ports {
+			c.bars[n] = BAR{}
+			c.put32(regBAR+4*n, 0)
+			clear(c.mask[regBAR+4*n:][:4])
+		}
+	}
+	c.mask[regCommand] &^= commandPorts
+}
+
+// decoded returns where BAR n answers now; false when it has none or decoding
+// of its space is off.
 func (c *Config) decoded(n int) (base uint64, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.bars[n].Size == 0 || c.regs[regCommand]&commandMemory == 0 {
+	decodes, flags := byte(commandMemory), uint32(barFlags)
+	if c.bars[n].Ports {
+		decodes, flags = commandPorts, barPortsFlags
+	}
+	if c.bars[n].Size == 0 || c.regs[regCommand]&decodes == 0 {
 		return 0, false
 	}
 	reg := regBAR + 4*n
-	base = uint64(binary.LittleEndian.Uint32(c.regs[reg:]) &^ barFlags)
+	base = uint64(binary.LittleEndian.Uint32(c.regs[reg:]) &^ flags)
 	if c.bars[n].Wide {
 		base |= uint64(binary.LittleEndian.Uint32(c.regs[reg+4:])) << 32
 	}
@@ -190,7 +214,7 @@ func (c *Config) place(n int, base uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	reg := regBAR + 4*n
-	flags := binary.LittleEndian.Uint32(c.regs[reg:]) & barFlags
+	flags := binary.LittleEndian.Uint32(c.regs[reg:]) // nothing else before the guest writes
 	c.put32(reg, uint32(base)|flags)
 	if c.bars[n].Wide {
 		c.put32(reg+4, uint32(base>>32))

@@ -10,17 +10,18 @@ import (
 )
 
 // Function is one PCI function. The host answers configuration accesses from
-// Config and routes memory accesses to the BARs: 1, 2, 4 or 8 bytes wholly
-// inside the BAR, on vCPU threads, several at a time.
+// Config and routes memory and port accesses to the BARs: 1, 2, 4 or 8 bytes
+// wholly inside the BAR, on vCPU threads, several at a time.
 type Function interface {
 	Config() *Config
 	ReadBAR(bar int, off uint64, p []byte)
 	WriteBAR(bar int, off uint64, p []byte)
 }
 
-// Windows are the guest-physical ranges BARs are placed in: MMIO32 below
-// 4 GiB, MMIO64 for 64-bit prefetchable BARs.
-type Windows struct{ MMIO32, MMIO64 bus.Range }
+// Windows are the ranges BARs are placed in: guest-physical addresses MMIO32
+// below 4 GiB and MMIO64 for 64-bit prefetchable BARs, and Ports, which may be
+// empty.
+type Windows struct{ MMIO32, MMIO64, Ports bus.Range }
 
 const slotCount = 32
 
@@ -33,13 +34,14 @@ type slot struct {
 // Host is PCI bus 0 with its host bridge in slot 0. Add is for set-up; after
 // that the handlers may be used from any thread.
 type Host struct {
-	windows      Windows
-	mem32, mem64 space
-	slots        [slotCount]slot
-	used         int
-	address      atomic.Uint32 // the CONFIG_ADDRESS register
-	decoder      decoder
-	mu           sync.Mutex // orders rebuilds
+	windows       Windows
+	mem32, mem64  space
+	io            space
+	slots         [slotCount]slot
+	used          int
+	address       atomic.Uint32 // the CONFIG_ADDRESS register
+	memory, ports decoder
+	mu            sync.Mutex // orders rebuilds
 }
 
 // bridgeHeader names the generic host bridge of QEMU, which guests leave alone.
@@ -54,15 +56,15 @@ func (b bridge) WriteBAR(_ int, _ uint64, _ []byte) {}
 
 // NewHost returns a bus with nothing but its host bridge.
 func NewHost(w Windows) *Host {
-	h := &Host{windows: w, mem32: newSpace(w.MMIO32), mem64: newSpace(w.MMIO64), used: 1}
+	h := &Host{windows: w, mem32: newSpace(w.MMIO32), mem64: newSpace(w.MMIO64), io: newSpace(w.Ports), used: 1}
 	h.slots[0].f = bridge{newHeader(bridgeHeader)}
 	h.rebuild()
 	return h
 }
 
 // Add puts a function on the next free slot and gives its BARs addresses.
-// Memory decoding is still off: the guest turns it on. It fails when all 31
-// slots are taken or a window is full.
+// Decoding is still off: the guest turns it on. It fails when all 31 slots are
+// taken or a window is full.
 func (h *Host) Add(f Function) (int, error) {
 	n := h.used
 	if n == slotCount {
@@ -70,15 +72,14 @@ func (h *Host) Add(f Function) (int, error) {
 	}
 	s := slot{f: f}
 	c := f.Config()
+	if h.windows.Ports.Len == 0 {
+		c.removePorts()
+	}
 	for i, b := range c.bars {
 		if b.Size == 0 {
 			continue
 		}
-		mem := &h.mem32
-		if b.Wide {
-			mem = &h.mem64
-		}
-		base, err := mem.alloc(b.Size)
+		base, err := h.space(b).alloc(b.Size)
 		if err != nil {
 			return 0, fmt.Errorf("pci: slot %d BAR %d: %w", n, i, err)
 		}
@@ -89,6 +90,17 @@ func (h *Host) Add(f Function) (int, error) {
 	h.slots[n] = s
 	h.used++
 	return n, nil
+}
+
+// space is where a BAR belongs.
+func (h *Host) space(b BAR) *space {
+	switch {
+	case b.Ports:
+		return &h.io
+	case b.Wide:
+		return &h.mem64
+	}
+	return &h.mem32
 }
 
 // BAR returns the range Add gave to a BAR; false when there is none. It is
@@ -107,18 +119,25 @@ func (h *Host) BAR(slot, bar int) (bus.Range, bool) {
 func (h *Host) rebuild() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var routes []route
+	var memory, ports []route
 	for i := range h.used {
 		f := h.slots[i].f
 		c := f.Config()
 		for n, b := range c.bars {
 			base, ok := c.decoded(n)
-			if ok && base+b.Size-1 > base {
-				routes = append(routes, route{base, base + b.Size - 1, f, n})
+			if !ok || base+b.Size-1 <= base {
+				continue
+			}
+			r := route{base, base + b.Size - 1, f, n}
+			if b.Ports {
+				ports = append(ports, r)
+			} else {
+				memory = append(memory, r)
 			}
 		}
 	}
-	h.decoder.publish(routes)
+	h.memory.publish(memory)
+	h.ports.publish(ports)
 }
 
 // config returns the configuration space of a function, nil when it is absent.
@@ -145,10 +164,13 @@ func (h *Host) write(device, function, reg int, p []byte) {
 }
 
 // Memory32 returns the handler of the MMIO32 window.
-func (h *Host) Memory32() bus.Handler { return &window{&h.decoder, h.windows.MMIO32.Base} }
+func (h *Host) Memory32() bus.Handler { return &window{&h.memory, h.windows.MMIO32.Base} }
 
 // Memory64 returns the handler of the MMIO64 window.
-func (h *Host) Memory64() bus.Handler { return &window{&h.decoder, h.windows.MMIO64.Base} }
+func (h *Host) Memory64() bus.Handler { return &window{&h.memory, h.windows.MMIO64.Base} }
+
+// Ports returns the handler of the window of ports.
+func (h *Host) Ports() bus.Handler { return &window{&h.ports, h.windows.Ports.Base} }
 
 // ECAM returns the handler of the memory-mapped configuration space of bus 0,
 // 1 MiB long (PCI Express 4.0 §7.2.2).

@@ -58,6 +58,7 @@ const (
 	mem32 = 0xc0000000
 	mem64 = 0x4000000000
 	ecam  = 0xe0000000
+	ports = 0x1000
 )
 
 type machine struct {
@@ -72,6 +73,7 @@ func newMachine(t *testing.T) *machine {
 	w := pci.Windows{
 		MMIO32: bus.Range{Base: mem32, Len: 0x20000000},
 		MMIO64: bus.Range{Base: mem64, Len: 0x4000000000},
+		Ports:  bus.Range{Base: ports, Len: 0x1000},
 	}
 	m := &machine{t: t, host: pci.NewHost(w)}
 	for _, e := range []struct {
@@ -80,6 +82,7 @@ func newMachine(t *testing.T) *machine {
 		h bus.Handler
 	}{
 		{&m.pio, bus.Range{Base: 0xcf8, Len: 8}, m.host.ConfigIO()},
+		{&m.pio, w.Ports, m.host.Ports()},
 		{&m.mmio, bus.Range{Base: ecam, Len: 1 << 20}, m.host.ECAM()},
 		{&m.mmio, w.MMIO32, m.host.Memory32()},
 		{&m.mmio, w.MMIO64, m.host.Memory64()},
@@ -303,6 +306,9 @@ func TestNewConfigRefuses(t *testing.T) {
 		"4 GiB in 32 bit": bar(0, pci.BAR{Size: 1 << 32}),
 		"wide at the end": bar(5, pci.BAR{Size: 4096, Wide: true}),
 		"overlapping":     twice,
+		"2 ports":         bar(0, pci.BAR{Size: 2, Ports: true}),
+		"512 ports":       bar(0, pci.BAR{Size: 512, Ports: true}),
+		"wide ports":      bar(0, pci.BAR{Size: 256, Ports: true, Wide: true}),
 		"long capability": {Capabilities: []pci.Capability{{Body: make([]byte, 191)}}},
 		"long mask":       {Capabilities: []pci.Capability{{Body: make([]byte, 2), Mask: make([]byte, 3)}}},
 	} {
@@ -373,6 +379,93 @@ func TestBAR(t *testing.T) {
 
 	m.write(1, 4, 2, 0)
 	m.expect("decoding off", m.load32(mem64+1<<36+wide.Base&0xffffffff), 0xffffffff)
+}
+
+// withPorts is a function with 16 ports in BAR 3 and 4 KiB of memory in BAR 0.
+func withPorts(t *testing.T) *function {
+	t.Helper()
+	h := pci.Header{Vendor: 0x1af4}
+	h.BARs[0].Size = 0x1000
+	h.BARs[3] = pci.BAR{Size: 16, Ports: true}
+	c, err := pci.NewConfig(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &function{config: c}
+}
+
+// TestPorts sizes, uses, moves and disables a BAR in I/O space.
+func TestPorts(t *testing.T) {
+	m := newMachine(t)
+	f := withPorts(t)
+	slot, err := m.host.Add(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, ok := m.host.BAR(slot, 3)
+	if reg := m.read(1, 0x1c, 4); !ok || r.Len != 16 || r.Base < ports || uint64(reg) != r.Base|1 {
+		t.Fatalf("BAR 3 at %#x, register %#x", r, reg)
+	}
+	out := func(port uint64, p ...byte) { m.pio.Write(port, p) }
+	in := func(port uint64) uint32 {
+		var p [4]byte
+		m.pio.Read(port, p[:])
+		return binary.LittleEndian.Uint32(p[:])
+	}
+	m.write(1, 4, 2, 2) // memory only
+	m.expect("before decoding is on", in(r.Base), 0xffffffff)
+	m.write(1, 4, 2, 0x403)
+	m.expect("command", m.read(1, 4, 2), 0x403)
+	m.expect("BAR 3", in(r.Base+4), 0x37363534)
+	m.expect("across the end", in(r.Base+14), 0xffffffff)
+	m.expect("as memory", m.load32(r.Base), 0xffffffff)
+	out(r.Base+6, 1, 2)
+	out(r.Base+15, 1, 2)
+	out(r.Base+16, 1)
+	if got := f.take(); !slices.Equal(got, []string{"3+0x6=0102"}) {
+		t.Errorf("writes %v", got)
+	}
+
+	m.write(1, 0x1c, 4, 0xffffffff)
+	m.expect("size", m.read(1, 0x1c, 4), 0xfffffff1)
+	m.write(1, 0x1c, 4, 0x1238)
+	m.expect("moved register", m.read(1, 0x1c, 4), 0x1231)
+	m.expect("moved BAR 3", in(0x1230), 0x33323130)
+	m.expect("its old place", in(r.Base), 0xffffffff)
+
+	// At the address of the memory BAR, in the other space.
+	mem, _ := m.host.BAR(slot, 0)
+	m.write(1, 0x1c, 4, uint32(mem.Base))
+	m.expect("memory under ports of that number", m.load32(mem.Base), 0x03020100)
+
+	m.write(1, 0x1c, 4, 0x1231)
+	m.write(1, 4, 2, 1)
+	m.expect("with memory off", in(0x1230), 0x33323130)
+	m.expect("memory", m.load32(mem.Base), 0xffffffff)
+	m.write(1, 4, 2, 0)
+	m.expect("decoding off", in(0x1230), 0xffffffff)
+}
+
+// TestNoPorts: a host without a window of ports shows no BAR that is in it.
+func TestNoPorts(t *testing.T) {
+	host := pci.NewHost(pci.Windows{MMIO32: bus.Range{Base: mem32, Len: 0x6000}})
+	f := withPorts(t)
+	slot, err := host.Add(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, ok := host.BAR(slot, 3); ok {
+		t.Errorf("BAR 3 is at %#x", r)
+	}
+	f.config.Write(0x1c, []byte{0xff, 0xff, 0xff, 0xff})
+	f.config.Write(4, []byte{0xff, 0xff})
+	p := make([]byte, 4)
+	if f.config.Read(0x1c, p); !bytes.Equal(p, make([]byte, 4)) {
+		t.Errorf("BAR 3 reads % x", p)
+	}
+	if f.config.Read(4, p[:1]); p[0] != 6 {
+		t.Errorf("command %#x", p[0])
+	}
 }
 
 // TestBAROverlap: a guest that puts BARs over each other gets one of them.

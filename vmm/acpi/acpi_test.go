@@ -224,6 +224,8 @@ func checkSource(t *testing.T, source string, window64 bool) {
 		`Name (_HID, EisaId ("PNP0A03")`:                      true,
 		`Name (_BBN, Zero)`:                                   true,
 		"0xC0000000, // Range Minimum 0xDFFFFFFF,":            true,
+		"MaxFixed, PosDecode, EntireRange, 0x0000,":           true,
+		"0x1000, // Range Minimum 0xFFFF,":                    true,
 		"0x0CF8, // Range Minimum":                            true,
 		"0x0000004000000000, // Range Minimum":                window64,
 		"MaxFixed, Prefetchable, ReadWrite":                   window64,

@@ -17,11 +17,13 @@ const (
 	tagInterrupt = 0x89
 
 	typeMemory = 0
+	typePorts  = 1
 	typeBus    = 2
 
 	// Both ends of the window are fixed, and the bridge decodes it.
 	fixedWindow = 1<<2 | 1<<3
 
+	wholeRange      = 3 // of ports: not only those that ISA cards decode, or do not
 	memWritable     = 1 << 0
 	memPrefetchable = 3 << 1
 )
@@ -57,10 +59,17 @@ func window64(r layout.Range) object {
 	return out
 }
 
+// portWindow is the same for ports.
+func portWindow(r layout.Range) object { return window16(typePorts, wholeRange, r) }
+
 // busNumbers says that the bridge has bus first and nothing behind it.
 func busNumbers(first uint64) object {
-	out := object{tagWord, 13, 0, typeBus, fixedWindow, 0}
-	for _, v := range window(layout.Range{Base: first, Len: 1}) {
+	return window16(typeBus, 0, layout.Range{Base: first, Len: 1})
+}
+
+func window16(kind, flags byte, r layout.Range) object {
+	out := object{tagWord, 13, 0, kind, fixedWindow, flags}
+	for _, v := range window(r) {
 		out = binary.LittleEndian.AppendUint16(out, uint16(v))
 	}
 	return out

@@ -108,6 +108,7 @@ func dsdt(o Options) []byte {
 	windows := []object{
 		busNumbers(0),
 		ioPorts(layout.PCIConfig, layout.PCIConfigLen),
+		portWindow(layout.Range{Base: layout.PCIPorts, Len: layout.PCIPortsLen}),
 		window32(layout.Range{Base: layout.MMIO32, Len: layout.MMIO32Len}),
 	}
 	if o.MMIO64.Len > 0 {

@@ -75,6 +75,8 @@ const (
 	PowerLen     = 8
 	PCIConfig    = 0xcf8 // CONFIG_ADDRESS, CONFIG_DATA
 	PCIConfigLen = 8
+	PCIPorts     = 0x1000 // I/O BARs: above what PCs have elsewhere
+	PCIPortsLen  = 0xf000
 )
 
 // The power block: the registers of hardware-reduced ACPI, one byte each.
@@ -140,6 +142,7 @@ var ports = []Area{
 	{"COM1", COM1, COM1Len, Unlisted},
 	{"ACPI power block", Power, PowerLen, Unlisted},
 	{"PCI configuration", PCIConfig, PCIConfigLen, Unlisted},
+	{"PCI ports", PCIPorts, PCIPortsLen, Unlisted},
 }
 
 // RAM returns the ranges that back size bytes of guest RAM, in address order:

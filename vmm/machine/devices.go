@@ -36,6 +36,7 @@ func (m *Machine) buildDevices() error {
 	m.pci = pci.NewHost(pci.Windows{
 		MMIO32: bus.Range{Base: layout.MMIO32, Len: layout.MMIO32Len},
 		MMIO64: m.window64(),
+		Ports:  bus.Range{Base: layout.PCIPorts, Len: layout.PCIPortsLen},
 	})
 	if err := m.buildConsole(); err != nil {
 		return err
@@ -105,6 +106,7 @@ func (m *Machine) buildBuses() error {
 		{&m.pio, "i8042", layout.I8042, layout.I8042Len, &legacy.I8042{OnReset: reset}},
 		{&m.pio, "ACPI power", layout.Power, layout.PowerLen, &legacy.Power{OnReset: reset, OnOff: off}},
 		{&m.pio, "PCI configuration", layout.PCIConfig, layout.PCIConfigLen, m.pci.ConfigIO()},
+		{&m.pio, "PCI ports", layout.PCIPorts, layout.PCIPortsLen, m.pci.Ports()},
 		{&m.mmio, "PCI window", layout.MMIO32, layout.MMIO32Len, m.pci.Memory32()},
 		{&m.mmio, "PCI configuration", layout.ECAM, layout.ECAMLen, m.pci.ECAM()},
 		{&m.mmio, "PCI 64-bit window", window64.Base, window64.Len, m.pci.Memory64()},

@@ -239,26 +239,32 @@ func TestPrefaultNotAfterLoad(t *testing.T) {
 	m := &lossy{ready: 0x5000}
 	g := newGuestOn(t, m, flat32,
 		0xa1, 0x04, 0x00, 0x00, 0x80, // mov eax, [0x80000004]
+		0xe4, 0x60, // in al, 0x60
 		0xf4, // hlt
 	)
 	if err := g.cpu.Loop(); !errors.Is(err, ErrHalted) {
 		t.Fatalf("the guest ended with %v", err)
 	}
-	if len(g.mmio.seen) != 1 || m.asked != 0 {
-		t.Errorf("asked %d times after the accesses %v", m.asked, g.mmio.seen)
+	if len(g.mmio.seen) != 1 || len(g.pio.seen) != 1 || m.asked != 0 {
+		t.Errorf("asked %d times after the accesses %v and %v", m.asked, g.mmio.seen, g.pio.seen)
 	}
 }
 
 // TestPrefault: KVM is told what the guest is about to read after each store to a
-// device, unless it cannot do anything about it.
+// device and each OUT, unless it cannot do anything about it.
 func TestPrefault(t *testing.T) {
+	for what, access := range map[string][]byte{
+		"mov [0x80000008], eax": {0xa3, 0x08, 0x00, 0x00, 0x80},
+		"out 0x61, ax":          {0x66, 0xe7, 0x61},
+	} {
+		t.Run(what, func(t *testing.T) { prefaults(t, access) })
+	}
+}
+
+func prefaults(t *testing.T, access []byte) {
 	m := &lossy{ready: 0x5000}
-	g := newGuestOn(t, m, flat32,
-		0xa3, 0x08, 0x00, 0x00, 0x80, // mov [0x80000008], eax
-		0xa3, 0x08, 0x00, 0x00, 0x80, // mov [0x80000008], eax
-		0xa3, 0x08, 0x00, 0x00, 0x80, // mov [0x80000008], eax
-		0xf4, // hlt
-	)
+	const halt = 0xf4
+	g := newGuestOn(t, m, flat32, append(slices.Repeat(access, 3), halt)...)
 	if err := g.cpu.Loop(); !errors.Is(err, ErrHalted) {
 		t.Fatalf("the guest ended with %v", err)
 	}

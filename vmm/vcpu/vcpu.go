@@ -186,6 +186,9 @@ func (c *CPU) accessPIO() {
 			c.pio.Write(uint64(a.Port), p[:a.Size])
 		}
 	}
+	if !a.In { // as after a load
+		c.prefault()
+	}
 }
 
 func (c *CPU) end(reason kvm.Reason) error {

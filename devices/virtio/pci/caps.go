@@ -37,7 +37,13 @@ func (t *Transport) header() pci.Header {
 	h.BARs[msixBAR] = t.msix.BAR()
 	add := func(k pci.Capability) { h.Capabilities = append(h.Capabilities, k) }
 	add(vendor(capCommon, registerBAR, 0, commonAt, commonSize))
-	add(vendor(capNotify, registerBAR, 0, notifyAt, uint32(notifyMultiplier*len(t.rings)), notifyMultiplier))
+	doorbells := uint32(notifyMultiplier * len(t.rings))
+	if t.portBAR != noBAR {
+		// A driver takes the first capability that it can use (§4.1.4.1).
+		h.BARs[t.portBAR] = pci.BAR{Size: 1 << bits.Len32(doorbells-1), Ports: true}
+		add(vendor(capNotify, byte(t.portBAR), 0, 0, doorbells, notifyMultiplier))
+	}
+	add(vendor(capNotify, registerBAR, 0, notifyAt, doorbells, notifyMultiplier))
 	add(vendor(capISR, registerBAR, 0, isrAt, 1))
 	if t.info.ConfigLen > 0 {
 		// The whole section: Linux stops with a BUG when a newer driver reads
@@ -94,11 +100,16 @@ func (t *Transport) target(b pci.Body) (bar int, off uint64, p []byte) {
 	b.Load(0, regs[:])
 	bar = int(regs[capBAR])
 	at, n := binary.LittleEndian.Uint32(regs[capOffset:]), binary.LittleEndian.Uint32(regs[capLength:])
-	size := uint64(registerSize)
-	if bar == msixBAR {
+	var size uint64
+	switch bar {
+	case registerBAR:
+		size = registerSize
+	case msixBAR:
 		size = t.msix.BAR().Size
+	case t.portBAR:
+		size = uint64(notifyMultiplier * len(t.rings))
 	}
-	if bar > msixBAR || (n != 1 && n != 2 && n != 4) || at%n != 0 || uint64(at)+uint64(n) > size {
+	if (n != 1 && n != 2 && n != 4) || at%n != 0 || uint64(at)+uint64(n) > size {
 		return 0, 0, nil
 	}
 	return bar, uint64(at), regs[capData : capData+n]

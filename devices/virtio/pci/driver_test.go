@@ -133,6 +133,7 @@ const (
 	ramLen = 1 << 20
 	mmio32 = 0xc0000000
 	mmio64 = 0x4000000000
+	ports  = 0x1000 // the window of I/O ports
 )
 
 // driver is the guest: a bus with one device, driven as Linux's
@@ -149,19 +150,24 @@ type driver struct {
 	msi   irq.Recorder
 	rings []*queuetest.Ring
 
-	common, notify, isr, device uint64 // addresses
-	multiplier                  uint64
-	window                      int // the pci-cfg capability
-	table                       uint64
-	msix                        int // the MSI-X capability
+	common, isr, device uint64 // addresses
+	bells               *bus.Bus
+	notify, multiplier  uint64 // addresses on bells
+	window              int    // the pci-cfg capability
+	table               uint64
+	msix                int // the MSI-X capability
 }
 
 func newDriver(t testing.TB, dev *fake) *driver {
-	d := &driver{t: t, dev: dev, mem: queuetest.Memory(t, ram, ramLen)}
-	w := hostpci.Windows{
+	return newDriverOn(t, dev, hostpci.Windows{
 		MMIO32: bus.Range{Base: mmio32, Len: 0x20000000},
 		MMIO64: bus.Range{Base: mmio64, Len: 0x4000000000},
-	}
+		Ports:  bus.Range{Base: ports, Len: 0x1000},
+	})
+}
+
+func newDriverOn(t testing.TB, dev *fake, w hostpci.Windows) *driver {
+	d := &driver{t: t, dev: dev, mem: queuetest.Memory(t, ram, ramLen)}
 	d.host = hostpci.NewHost(w)
 	var err error
 	if d.tr, err = pci.New(dev, d.mem, &d.msi); err != nil {
@@ -172,6 +178,7 @@ func newDriver(t testing.TB, dev *fake) *driver {
 	}
 	for _, err := range []error{
 		d.pio.Map(bus.Range{Base: 0xcf8, Len: 8}, "config", d.host.ConfigIO()),
+		d.pio.Map(bus.Range{Base: ports, Len: 0x1000}, "ports", d.host.Ports()),
 		d.mmio.Map(w.MMIO32, "mmio32", d.host.Memory32()),
 		d.mmio.Map(w.MMIO64, "mmio64", d.host.Memory64()),
 	} {
@@ -223,45 +230,75 @@ func (d *driver) expect(what string, got, want uint32) {
 	}
 }
 
-// find walks the capability list as virtio_pci_find_capability does.
-func (d *driver) find(id, cfgType uint32) int {
+// find walks the capability list and returns the first that fits, or 0.
+func (d *driver) find(id, cfgType uint32, fits func(at int) bool) int {
 	for at := int(d.read(0x34, 1)); at != 0; at = int(d.read(at+1, 1)) {
-		if d.read(at, 1) == id && (cfgType == 0 || d.read(at+3, 1) == cfgType) {
+		if d.read(at, 1) == id && (cfgType == 0 || d.read(at+3, 1) == cfgType) && fits(at) {
 			return at
 		}
 	}
 	return 0
 }
 
-// section maps what a capability describes (vp_modern_map_capability).
-func (d *driver) section(cfgType uint32, minLen uint32) (addr uint64, at int) {
+func anywhere(int) bool { return true }
+
+// bar reads the register of the BAR that a virtio capability names.
+func (d *driver) bar(at int) uint32 { return d.read(0x10+4*int(d.read(at+4, 1)), 4) }
+
+// Where virtio_pci_find_capability looks: in BARs that are there.
+func (d *driver) inMemory(at int) bool { return d.bar(at) != 0 && d.bar(at)&1 == 0 }
+func (d *driver) present(at int) bool  { return d.bar(at) != 0 }
+
+// section maps what a capability in memory describes (vp_modern_map_capability).
+func (d *driver) section(cfgType uint32, minLen uint32) (addr uint64) {
 	d.t.Helper()
-	if at = d.find(9, cfgType); at == 0 {
+	at := d.find(9, cfgType, d.inMemory)
+	if at == 0 {
 		d.t.Fatalf("no capability of type %d", cfgType)
 	}
-	bar, off, n := int(d.read(at+4, 1)), d.read(at+8, 4), d.read(at+12, 4)
+	return uint64(d.bar(at)&^0xf) + d.offset(at, minLen)
+}
+
+// offset returns where in its BAR a section of at least minLen bytes lies.
+func (d *driver) offset(at int, minLen uint32) uint64 {
+	d.t.Helper()
+	off, n := d.read(at+8, 4), d.read(at+12, 4)
 	if n < minLen || off%4 != 0 {
-		d.t.Fatalf("capability %d: offset %#x, length %d; want at least %d", cfgType, off, n, minLen)
+		d.t.Fatalf("capability %d: offset %#x, length %d; want at least %d", d.read(at+3, 1), off, n, minLen)
 	}
-	return uint64(d.read(0x10+4*bar, 4)&^0xf) + uint64(off), at
+	return uint64(off)
+}
+
+// findBells maps the first notify capability that fits: memory or ports.
+func (d *driver) findBells(fits func(at int) bool) {
+	d.t.Helper()
+	at := d.find(9, 2, fits)
+	if at == 0 {
+		d.t.Fatal("no doorbells")
+	}
+	d.expect("length of the notify capability", d.read(at+2, 1), 20)
+	d.multiplier = uint64(d.read(at+16, 4))
+	off := d.offset(at, uint32(4*len(d.dev.info.QueueSizes)))
+	if bar := d.bar(at); bar&1 != 0 {
+		d.bells, d.notify = &d.pio, uint64(bar&^3)+off
+	} else {
+		d.bells, d.notify = &d.mmio, uint64(bar&^0xf)+off
+	}
 }
 
 // probe is vp_modern_probe.
 func (d *driver) probe() {
 	d.t.Helper()
 	d.expect("vendor and device", d.read(0, 4), 0x1040<<16+0x1af4+uint32(d.dev.info.ID)<<16)
-	d.write(4, 2, 6)
-	var at int
-	d.common, _ = d.section(1, 56)
-	d.isr, _ = d.section(3, 1)
-	d.notify, at = d.section(2, uint32(4*len(d.dev.info.QueueSizes)))
-	d.expect("length of the notify capability", d.read(at+2, 1), 20)
-	d.multiplier = uint64(d.read(at+16, 4))
+	d.write(4, 2, 7)
+	d.common = d.section(1, 56)
+	d.isr = d.section(3, 1)
+	d.findBells(d.present)
 	if d.dev.info.ConfigLen > 0 {
-		d.device, _ = d.section(4, d.dev.info.ConfigLen)
+		d.device = d.section(4, d.dev.info.ConfigLen)
 	}
-	d.window = d.find(9, 5)
-	d.msix = d.find(0x11, 0)
+	d.window = d.find(9, 5, anywhere)
+	d.msix = d.find(0x11, 0, anywhere)
 	table := d.read(d.msix+4, 4)
 	d.table = uint64(d.read(0x10+4*int(table&7), 4)) + uint64(table&^7)
 }
@@ -368,7 +405,14 @@ func (d *driver) start() {
 // kick writes queue i's notification, at the address its queue_notify_off says.
 func (d *driver) kick(i int) {
 	d.store(d.common+22, 2, uint32(i))
-	d.store(d.notify+uint64(d.load(d.common+30, 2))*d.multiplier, 2, uint32(i))
+	d.ring(uint64(d.load(d.common+30, 2))*d.multiplier, 2, uint32(i))
+}
+
+// ring writes at an offset in the notification section.
+func (d *driver) ring(off uint64, n int, v uint32) {
+	p := make([]byte, 4)
+	binary.LittleEndian.PutUint32(p, v)
+	d.bells.Write(d.notify+off, p[:n])
 }
 
 // echo sends text through queue i, whose buffers lie after its ring.

@@ -43,7 +43,11 @@ func FuzzPCI(f *testing.F) {
 				if access = d.pio.Read; op&0x80 != 0 {
 					access = d.pio.Write
 				}
-				access(0xcf8+at%8, p)
+				if at&0x8000 == 0 {
+					access(0xcf8+at%8, p)
+				} else {
+					access(ports+at%0x400, p)
+				}
 			case 1:
 				if access = ecam.Read; op&0x80 != 0 {
 					access = ecam.Write
@@ -60,7 +64,7 @@ func FuzzPCI(f *testing.F) {
 		for i, v := range bars {
 			d.write(0x10+4*i, 4, v)
 		}
-		d.write(4, 2, 6)
+		d.write(4, 2, 7)
 		d.start()
 		d.vectors()
 		d.echoed(0, d.echo(0, "alive"), "alive")

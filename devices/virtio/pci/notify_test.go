@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 
+	"tenon/devices/bus"
+	hostpci "tenon/devices/pci"
 	"tenon/devices/virtio"
 	"tenon/devices/virtio/pci"
 )
@@ -89,11 +91,18 @@ func TestBroken(t *testing.T) {
 	d.echoed(1, d.echo(1, "works"), "works")
 }
 
-// TestNotifyNobody: what reaches no enabled queue of a running device is dropped.
+// TestNotifyNobody: what reaches no enabled queue of a running device is dropped,
+// by either way.
 func TestNotifyNobody(t *testing.T) {
+	t.Run("ports", func(t *testing.T) { notifyNobody(t, (*driver).present) })
+	t.Run("memory", func(t *testing.T) { notifyNobody(t, (*driver).inMemory) })
+}
+
+func notifyNobody(t *testing.T, fits func(d *driver, at int) bool) {
 	dev := newFake(2)
 	d := newDriver(t, dev)
 	d.probe()
+	d.findBells(func(at int) bool { return fits(d, at) })
 	d.configure()
 	d.kick(0)
 	d.store(d.common+20, 1, 0)
@@ -110,15 +119,90 @@ func TestNotifyNobody(t *testing.T) {
 	d.store(d.common+28, 2, 1)
 	d.expect("queue_enable of queue 0 after DRIVER_OK", d.load(d.common+28, 2), 0)
 	d.kick(0)
-	d.store(d.notify+2*d.multiplier, 2, 2)
-	d.store(d.notify+0xffc, 4, 0)
+	d.ring(2*d.multiplier, 2, 2)
+	d.ring(0xffc, 4, 0)
 	if n := dev.get(&dev.count); n != 0 {
 		t.Errorf("%d notifications", n)
 	}
-	d.expect("reading a notification", d.load(d.notify, 2), 0)
+	p := []byte{0xee, 0xee}
+	if d.bells.Read(d.notify, p); p[0] != 0 || p[1] != 0 {
+		t.Errorf("a doorbell reads % x", p)
+	}
 	d.kick(1)
 	if n := dev.get(&dev.count); n != 1 {
 		t.Errorf("%d notifications of queue 1", n)
+	}
+}
+
+// TestPorts: a driver finds the doorbells as ports first, then in memory, and
+// both lead to the queues.
+func TestPorts(t *testing.T) {
+	dev := newFake(3)
+	d := newDriver(t, dev)
+	d.probe()
+	d.start()
+	d.echoed(2, d.echo(2, "by a port"), "by a port")
+	at := d.notify
+	if d.bells != &d.pio || at < ports || at%16 != 0 {
+		t.Fatalf("doorbells at %#x", at)
+	}
+	// The address says which queue, whatever the width and the value.
+	for _, width := range []int{1, 2, 4} {
+		before := dev.get(&dev.count)
+		if d.ring(d.multiplier, width, 0xffffffff); dev.get(&dev.count) != before+1 {
+			t.Errorf("%d bytes rang %d times", width, dev.get(&dev.count)-before)
+		}
+	}
+	before := dev.get(&dev.count)
+	d.ring(14, 4, 0)             // leaves the BAR
+	d.ring(3*d.multiplier, 2, 0) // in the BAR, but no queue
+	d.ring(16, 2, 0)             // behind it
+	d.write(4, 2, 6)             // ports off
+	d.ring(0, 2, 0)
+	if n := dev.get(&dev.count) - before; n != 0 {
+		t.Errorf("%d notifications of nobody", n)
+	}
+	d.findBells(d.inMemory)
+	d.echoed(2, d.echo(2, "by a store"), "by a store")
+	d.write(4, 2, 5) // ports, but no memory
+	d.ring(0, 2, 0)
+	d.bells, d.notify = &d.pio, at
+	d.ring(0, 2, 0)
+	if n := dev.get(&dev.count) - before; n != 2 {
+		t.Errorf("%d notifications, want one by a store and one by a port", n)
+	}
+}
+
+// TestNoPorts: where there are no ports for the doorbells, a driver takes those
+// in memory.
+func TestNoPorts(t *testing.T) {
+	memory := hostpci.Windows{MMIO32: bus.Range{Base: mmio32, Len: 1 << 24}, MMIO64: bus.Range{Base: mmio64, Len: 1 << 30}}
+	all := memory
+	all.Ports = bus.Range{Base: ports, Len: 0x1000}
+	two := newFake(1)
+	two.info.Shared = []virtio.SharedMemory{{ID: 0, Size: 4096}, {ID: 1, Size: 4096}}
+	for _, tc := range []struct {
+		what string
+		dev  *fake
+		w    hostpci.Windows
+		bar  uint32 // of the doorbells' ports; 0: none
+	}{
+		{"64 queues", newFake(64), all, ports | 1},
+		{"65 queues, more than 256 ports", newFake(65), all, 0},
+		{"no BAR left", two, all, 0},
+		{"a host without ports", newFake(1), memory, 0},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			d := newDriverOn(t, tc.dev, tc.w)
+			if len(tc.dev.info.Shared) == 0 {
+				d.expect("BAR 2", d.read(0x18, 4), tc.bar)
+			}
+			d.probe()
+			if (d.bells == &d.pio) != (tc.bar != 0) {
+				t.Errorf("doorbells at %#x", d.notify)
+			}
+			d.expect("command", d.read(4, 2), 6|tc.bar&1)
+		})
 	}
 }
 
@@ -133,7 +217,7 @@ func TestResetWaits(t *testing.T) {
 	dev.mu.Lock()
 	dev.hold = hold
 	dev.mu.Unlock()
-	notify := func(i uint64) { d.mmio.Write(d.notify+i*d.multiplier, []byte{0, 0}) }
+	notify := func(i uint64) { d.ring(i*d.multiplier, 2, 0) }
 	var wg sync.WaitGroup
 	wg.Add(2)
 	go func() { defer wg.Done(); notify(0) }()
@@ -181,7 +265,7 @@ func TestRaceReset(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					d.mmio.Write(d.notify+uint64(cpu%2)*d.multiplier, p)
+					d.bells.Write(d.notify+uint64(cpu%2)*d.multiplier, p)
 				}
 			}
 		}()
@@ -231,7 +315,7 @@ func TestAllocNotify(t *testing.T) {
 	d.probe()
 	d.start()
 	p := []byte{0, 0}
-	if a := testing.AllocsPerRun(100, func() { d.mmio.Write(d.notify, p) }); a != 0 {
+	if a := testing.AllocsPerRun(100, func() { d.bells.Write(d.notify, p) }); a != 0 {
 		t.Errorf("%v allocations a notification", a)
 	}
 	if dev.n < 100 || int(n) < 100 {
@@ -251,6 +335,6 @@ func BenchmarkNotify(b *testing.B) {
 	p := []byte{0, 0}
 	b.ReportAllocs()
 	for b.Loop() {
-		d.mmio.Write(d.notify, p)
+		d.bells.Write(d.notify, p)
 	}
 }

@@ -17,14 +17,19 @@ import (
 	"tenon/devices/virtio/queue"
 )
 
-// The function's BARs: registers, MSI-X, and then one 64-bit BAR for each
-// shared memory region, because Linux maps such a region only when nothing
-// else uses its BAR.
+// The function's BARs: registers, MSI-X, then one 64-bit BAR for each shared
+// memory region, because Linux maps such a region only when nothing else uses
+// its BAR, and, where a register and enough ports are left, the doorbells once
+// more as ports: KVM must emulate a store, whose instruction it looks for in the
+// guest's memory, while of an OUT the processor tells it all.
 const (
 	registerBAR = 0
 	msixBAR     = 1
 	sharedBAR   = 2
 	maxShared   = 2
+	lastBAR     = 5
+	noBAR       = -1
+	maxPorts    = 256 // of a BAR
 )
 
 // Sections of the register BAR, a page each so that notifications may later be
@@ -57,6 +62,8 @@ type Transport struct {
 	mem    *memory.Map
 	config *pci.Config
 	msix   *pci.MSIX
+
+	portBAR int // of the doorbells that are ports; noBAR: there are none
 
 	// What notifications and interrupts use, without locks.
 	session      atomic.Pointer[session] // nil between reset and DRIVER_OK
@@ -98,7 +105,7 @@ func New(dev virtio.Device, mem *memory.Map, msi irq.MSISender) (*Transport, err
 	if err != nil {
 		return nil, fmt.Errorf("virtio device %d: %w", info.ID, err)
 	}
-	t := &Transport{dev: dev, info: info, mem: mem, msix: msix}
+	t := &Transport{dev: dev, info: info, mem: mem, msix: msix, portBAR: portBAR(info)}
 	t.writer, _ = dev.(virtio.ConfigWriter)
 	t.rings = make([]ring, len(info.QueueSizes))
 	for i := range t.rings {
@@ -110,6 +117,15 @@ func New(dev virtio.Device, mem *memory.Map, msi irq.MSISender) (*Transport, err
 		return nil, fmt.Errorf("virtio device %d: %w", info.ID, err)
 	}
 	return t, nil
+}
+
+// portBAR returns the BAR of a device's doorbells that are ports, or noBAR.
+func portBAR(info virtio.Info) int {
+	bar := sharedBAR + 2*len(info.Shared)
+	if n := len(info.QueueSizes); bar > lastBAR || n == 0 || n*notifyMultiplier > maxPorts {
+		return noBAR
+	}
+	return bar
 }
 
 func check(info virtio.Info) error {
@@ -172,6 +188,8 @@ func (t *Transport) ReadBAR(bar int, off uint64, p []byte) {
 // a running guest does.
 func (t *Transport) WriteBAR(bar int, off uint64, p []byte) {
 	switch {
+	case bar == t.portBAR:
+		t.notify(off)
 	case bar == registerBAR && off >= notifyAt:
 		t.notify(off - notifyAt)
 	case bar == msixBAR:

@@ -291,9 +291,12 @@ func TestConfigAccess(t *testing.T) {
 	d.expect("MSI-X vector control", d.read(w+16, 4), 1)
 
 	d.start()
+	point(2, 4, 2) // the doorbells' ports
+	d.write(w+16, 2, 1)
+	d.findBells(d.inMemory)
 	point(0, uint32(d.notify-d.common)+4, 2)
 	d.write(w+16, 2, 1)
-	if n := dev.get(&dev.count); n != 1 {
+	if n := dev.get(&dev.count); n != 2 {
 		t.Errorf("%d notifications", n)
 	}
 	dev.env.Irq.ConfigChanged()
@@ -304,7 +307,7 @@ func TestConfigAccess(t *testing.T) {
 	d.expect("ISR status", d.read(w+16, 1), 2)
 	d.expect("ISR status again", d.read(w+16, 1), 0)
 
-	for _, bad := range [][3]uint32{{0, 20, 0}, {0, 20, 3}, {0, 20, 8}, {0, 17, 2}, {0, 0x4000, 1}, {0, 0xfffffffc, 4}, {2, 0, 4}, {6, 0, 4}, {1, 0x1000, 4}} {
+	for _, bad := range [][3]uint32{{0, 20, 0}, {0, 20, 3}, {0, 20, 8}, {0, 17, 2}, {0, 0x4000, 1}, {0, 0xfffffffc, 4}, {2, 8, 2}, {3, 0, 4}, {6, 0, 4}, {1, 0x1000, 4}} {
 		point(bad[0], bad[1], bad[2])
 		d.write(w+16, 4, 0x5a5a5a5a)
 		d.expect(fmt.Sprintf("data of a window at %#x", bad), d.read(w+16, 4), 0x5a5a5a5a)
@@ -373,7 +376,7 @@ func TestManyQueues(t *testing.T) {
 	dev.info.ConfigLen = 0
 	d := newDriver(t, dev)
 	d.probe()
-	if at := d.find(9, 4); at != 0 {
+	if at := d.find(9, 4, anywhere); at != 0 {
 		t.Error("a device without configuration shows some")
 	}
 	d.expect("MSI-X vectors", d.read(d.msix+2, 2), 1025)

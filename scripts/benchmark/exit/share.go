@@ -115,7 +115,7 @@ func notifications(t *virtiopci.Transport) uint64 {
 	for at := int(p[0]); at != 0; {
 		var c [16]byte
 		t.Config().Read(at, c[:])
-		if c[0] == vendor && c[3] == notify {
+		if c[0] == vendor && c[3] == notify && c[4] == 0 {
 			return uint64(binary.LittleEndian.Uint32(c[8:]))
 		}
 		at = int(c[1])
