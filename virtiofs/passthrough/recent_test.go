@@ -13,8 +13,8 @@ import (
 	"tenon/virtiofs/fuse"
 )
 
-// warm asks for the node's attributes until it can be recalled.
-func warm(t *testing.T, f *FS, id virtiofs.NodeID) *opened {
+// recalled asks for the node's attributes until it can be recalled.
+func recalled(t *testing.T, f *FS, id virtiofs.NodeID) *opened {
 	t.Helper()
 	for range 2 * replaceEvery {
 		if x := f.inodes.recall(id); x != nil {
@@ -40,7 +40,7 @@ func TestRecallEnds(t *testing.T) {
 			t.Run(what, func(t *testing.T) {
 				f := shareWith(t, 1, 64, o)
 				id, _ := lookup(t, f, fuse.RootID, "f0")
-				x := warm(t, f, id)
+				x := recalled(t, f, id)
 				if !f.inodes.still(x) {
 					t.Fatal("not there although nothing happened")
 				}
@@ -59,7 +59,7 @@ func TestRecalledIsUsed(t *testing.T) {
 	var ids [3]virtiofs.NodeID
 	for i := range ids {
 		ids[i], _ = lookup(t, f, fuse.RootID, fmt.Sprint("f", i))
-		warm(t, f, ids[i])
+		recalled(t, f, ids[i])
 	}
 	f.budget.evict() // all were used: one is closed, the others are asked again
 	var left []virtiofs.NodeID
