@@ -18,6 +18,9 @@ type Cursor interface {
 	// that is left there, as iovecs for system calls only. It does not advance. The
 	// slice is not to be changed and is valid until the next call on this cursor.
 	Rest(skip int, max uint32) []unix.Iovec
+	// Direct is the n bytes at off of the whole part, to be written to and never read,
+	// where they are there, in one piece, and in RAM; nil otherwise.
+	Direct(off, n int) []byte
 	// Reset goes back to the first byte.
 	Reset()
 	// InWindow says that some of the request's bytes, of this part or the other, lie

@@ -215,6 +215,12 @@ func (r *Request) finish(e unix.Errno) uint32 {
 	}
 	n := fuse.OutHeaderSize + r.body
 	h := fuse.OutHeader{Len: uint32(n) + r.data, Error: -int32(e), Unique: r.hdr.Unique}
+	if r.body == 0 {
+		if b := r.out.Direct(0, fuse.OutHeaderSize); b != nil {
+			h.Encode(b)
+			return h.Len
+		}
+	}
 	h.Encode(r.reply[:])
 	if r.room < n || r.out.Put(r.reply[:n]) != nil {
 		return 0 // the guest gave no room even for an error

@@ -115,3 +115,18 @@ func (c *Cursor) Rest(skip int, limit uint32) []unix.Iovec {
 	}
 	return v
 }
+
+// Direct implements virtiofs.Cursor.
+func (c *Cursor) Direct(off, n int) []byte {
+	for _, piece := range c.pieces {
+		switch {
+		case off >= len(piece):
+			off -= len(piece)
+		case n > len(piece)-off:
+			return nil
+		default:
+			return piece[off : off+n : off+n]
+		}
+	}
+	return nil
+}

@@ -159,6 +159,26 @@ func (c *Cursor) Rest(skip int, max uint32) []unix.Iovec {
 	return part // cannot be: the buffers hold what is left
 }
 
+// Direct is the n bytes (1 or more) at off (0 or more) of the whole part, where they lie
+// in one buffer and none of the chain's is in a window; nil otherwise. They are for stores
+// only: the guest may change them at any time.
+func (c *Cursor) Direct(off, n int) []byte {
+	if c.InWindow() {
+		return nil
+	}
+	for i := c.lo; i < c.hi; i++ {
+		v := &c.chain.iov[i]
+		if off < int(v.Len) {
+			if n > int(v.Len)-off {
+				return nil
+			}
+			return bytes(v)[off : off+n : off+n]
+		}
+		off -= int(v.Len)
+	}
+	return nil
+}
+
 // current is how many bytes of the current buffer are left.
 func (c *Cursor) current() int { return int(c.chain.iov[c.i].Len) - c.off }
 

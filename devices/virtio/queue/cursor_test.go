@@ -68,6 +68,40 @@ func TestCursorPositions(t *testing.T) {
 	}
 }
 
+// What Direct gives is the guest's memory itself, and only where it is in one piece.
+func TestDirect(t *testing.T) {
+	lengths := []uint32{3, 1, 5, 4}
+	for off := range 15 {
+		for n := 1; n < 8; n++ {
+			c := chainOf(t, lengths...)
+			_ = c.In.Skip(2) // it is the whole part that counts
+			start, whole := 0, false
+			for _, size := range lengths {
+				whole = whole || off >= start && off+n <= start+int(size)
+				start += int(size)
+			}
+			b := c.In.Direct(off, n)
+			if !whole {
+				if b != nil {
+					t.Fatalf("Direct(%d, %d): % x", off, n, b)
+				}
+				continue
+			}
+			if string(b) != count(off, n) || cap(b) != n {
+				t.Fatalf("Direct(%d, %d): % x, cap %d", off, n, b, cap(b))
+			}
+			b[0] = 'x'
+			if got := bytesOf(c.In.Rest(off-2, 1)); off >= 2 && got[0] != 'x' {
+				t.Fatalf("Direct(%d, %d) is a copy", off, n)
+			}
+		}
+	}
+	var none queue.Cursor
+	if b := none.Direct(0, 1); b != nil {
+		t.Fatalf("of an empty cursor: %d bytes", len(b))
+	}
+}
+
 func TestCursorShort(t *testing.T) {
 	c := chainOf(t, 3, 2)
 	for name, err := range map[string]error{

@@ -96,6 +96,9 @@ func TestCursorInWindow(t *testing.T) {
 			if c.out == nil && string(w.Read(int(c.at-outside), 8)) != "pppppppp" {
 				t.Error("Put: other bytes in the file")
 			}
+			if chain.Out.Direct(8, 1) != nil {
+				t.Error("Direct: bytes of the window")
+			}
 			if n := len(chain.In.Rest(0, 100)); chain.In.Len() > 0 && n != 2 {
 				t.Errorf("%d iovecs for the rest", n)
 			}
