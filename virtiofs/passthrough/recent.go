@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"tenon/virtiofs"
+	"tenon/virtiofs/fuse"
 )
 
 // The nodes that were used last are found without a lock, which is most of what GETATTR
@@ -99,15 +100,15 @@ func (t *inodes) still(x *opened) bool {
 	return t.shard[x.id%shards].recent.openedAt(x.id).Load() == x
 }
 
-// remember lets the node be recalled, if it is open and may be.
+// remember lets the node be recalled, if it is open and may be: of the permanent ones
+// the root alone, which is what it looks like.
 func (t *inodes) remember(id virtiofs.NodeID) {
-	if id < shards {
-		return // found without a lock anyway
-	}
 	s := &t.shard[id%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.get(id); n != nil {
+	if id == fuse.RootID {
+		s.remember(t.root())
+	} else if n := s.get(id); n != nil {
 		s.remember(n)
 	}
 }

@@ -14,7 +14,7 @@ const statxMask = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID | unix.STATX_MNT_ID
 
 // Lookup implements virtiofs.Nodes.
 func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entry) unix.Errno {
-	if x := f.inodes.recall(parent); x != nil {
+	if x := f.inodes.recall(parent); x != nil && (parent != fuse.RootID || f.grafts == nil) {
 		if err, ok := f.childNear(x, name.Pointer(), e); ok {
 			return err
 		}
