@@ -94,7 +94,10 @@ func (f *FS) fillAttr(a *fuse.Attr, m *mount, id virtiofs.NodeID, st *unix.Stat_
 	a.Ctime, a.CtimeNsec = uint64(st.Ctim.Sec), uint32(st.Ctim.Nsec)
 	a.Mode, a.Nlink = st.Mode, uint32(st.Nlink)
 	a.UID, a.GID = f.guestUID(st.Uid), f.guestGID(st.Gid)
-	a.Rdev, a.Blksize, a.Flags = encodeDev(unix.Major(st.Rdev), unix.Minor(st.Rdev)), uint32(st.Blksize), 0
+	a.Rdev, a.Blksize, a.Flags = 0, uint32(st.Blksize), 0
+	if st.Rdev != 0 {
+		a.Rdev = encodeDev(unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	}
 	if f.window != nil && st.Mode&unix.S_IFMT == unix.S_IFREG && f.maps(m, id) {
 		a.Flags |= fuse.AttrDAX
 	}
