@@ -30,8 +30,7 @@ func (f *throttled) Write(file virtiofs.File, from []unix.Iovec, off int64, w vi
 	return f.FS.Write(file, from, off, w)
 }
 
-// slowShare is a share of such a file system, and a file that is open there. It is made
-// outside of a bubble (synctest), in which no time would pass while it watches its mounts.
+// slowShare is a share of such a file system, and a file that is open there.
 func slowShare(t *testing.T) (fs *throttled, path string, l *locker) {
 	t.Helper()
 	dir := t.TempDir()
@@ -98,8 +97,8 @@ func TestSlowWrites(t *testing.T) {
 			{"again", 0, 1, 0, true},
 		},
 	} {
-		fs, path, l := slowShare(t)
 		synctest.Test(t, func(t *testing.T) {
+			fs, path, l := slowShare(t)
 			var want []byte
 			for i, x := range steps {
 				time.Sleep(x.after)
@@ -126,8 +125,8 @@ func TestWritersWait(t *testing.T) {
 		{10 * time.Millisecond, false},
 		{10*time.Millisecond + 1, true},
 	} {
-		fs, _, l := slowShare(t)
 		synctest.Test(t, func(t *testing.T) {
+			fs, _, l := slowShare(t)
 			data := make([]byte, 64<<10)
 			other := *l
 			other.c = fstest.Dial(t, l.c.S)

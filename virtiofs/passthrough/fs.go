@@ -80,7 +80,6 @@ type FS struct {
 	proc     int // O_PATH descriptor of procRoot
 	empty    int // O_PATH descriptor of an empty directory, see kernelFS
 	mounts   mounts
-	warm     warm
 	inodes   inodes
 	handles  handles
 	implicit implicit
@@ -153,7 +152,6 @@ func (f *FS) open(dir string) error {
 	closeFD(probe)
 	m := f.enter(fd, &st)
 	root.key = keyOf(&st, m)
-	f.mounts.watch()
 	if f.options.Handles == HandlesAlways && !m.handles() {
 		return fmt.Errorf("sharing directory %q: inode-handles=always: %w (run with CAP_DAC_READ_SEARCH and on a file system that has file handles, or use inode-handles=auto)", dir, f.noHandles(fd, &st))
 	}
@@ -195,7 +193,6 @@ func (f *FS) Close() error {
 		err = f.window.Close() // first: it opens files on its own account
 	}
 	f.Reset()
-	f.mounts.unwatch()
 	for _, n := range f.inodes.permanent {
 		if n != nil {
 			closeFD(n.path)

@@ -23,8 +23,6 @@ type mount struct {
 	lame    atomic.Bool  // the process may not open handles any more
 	charged bool         // dir is on the budget
 	births  bool         // the time of birth is kept and never changes
-	id      int          // in /proc/PID/mountinfo; -1 where births are not kept
-	calm    atomic.Bool  // no name here leads to where a call may wait, see watch
 	maps    atomic.Int32 // whether files can be mapped: mapsYes, mapsNo; 0: not asked yet
 
 	users atomic.Int64 // nodes on it, and calls that are about to make one
@@ -36,10 +34,8 @@ func (m *mount) handles() bool { return m.dir >= 0 && !m.lame.Load() }
 // mounts is the volumes that have nodes. One without is dropped, with its
 // descriptor, so that the host can unmount what the guest has forgotten.
 type mounts struct {
-	mu       sync.RWMutex
-	all      map[volume]*mount
-	calm     map[int]bool // by mount.id: what the last reading says, nil while it is out of date
-	watching *watch       // nil: there is nothing to watch
+	mu  sync.RWMutex
+	all map[volume]*mount
 }
 
 // Types of file systems (statfs(2)).
@@ -107,7 +103,6 @@ func (f *FS) enter(fd int, st *unix.Statx_t) *mount {
 		t.all = map[volume]*mount{}
 	}
 	t.all[v] = m
-	m.calm.Store(t.calm[m.id])
 	t.mu.Unlock()
 	return m
 }
@@ -139,16 +134,14 @@ func (f *FS) closeMount(m *mount) {
 
 // survey finds out what can be relied on where the descriptor leads.
 func (f *FS) survey(fd int, st *unix.Statx_t) *mount {
-	m := &mount{volume: volumeOf(st), dir: -1, id: -1}
+	m := &mount{volume: volumeOf(st), dir: -1}
 	m.users.Store(1)
 	var fs unix.Statfs_t
 	if fstatfs(fd, &fs) != 0 {
 		return m // as one of the kernel's, see ofKernel
 	}
 	_, kernel := kernelFS[int64(fs.Type)]
-	if m.births = keepsBirths(int64(fs.Type)); m.births {
-		m.id = mountID(fd)
-	}
+	m.births = keepsBirths(int64(fs.Type))
 	// A FUSE server may take handles only as long as it remembers the inode.
 	if kernel || fs.Type == typeFUSE || f.options.Handles == HandlesNever {
 		return m

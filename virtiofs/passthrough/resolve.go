@@ -108,18 +108,16 @@ func (f *FS) child(p *inode, name *byte, e *virtiofs.Entry) unix.Errno {
 func (f *FS) childNear(x *opened, name *byte, e *virtiofs.Entry) (err unix.Errno, ok bool) {
 	seen := x.node.shifts.Load()
 	var st unix.Statx_t
-	err = statxPrompt(f.prompt(x.mount, x.id), x.fd, name, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st)
+	err = statx(x.fd, name, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st)
 	if !f.inodes.still(x) {
 		return 0, false
 	}
 	if err != 0 {
-		f.warm.note(x.id, false)
 		return err, true
 	}
 	if volumeOf(&st) == x.mount.volume {
 		k := keyOf(&st, x.mount)
 		if id, submount, ok := f.inodes.again(&k, typeOf(&st)); ok {
-			f.warm.note(x.id, true)
 			f.fillEntry(e, x.mount, id, submount, &st)
 			return 0, true
 		}
@@ -142,8 +140,7 @@ func (f *FS) look(p *inode, name *byte, flags int, e *virtiofs.Entry) unix.Errno
 		mask &^= unix.STATX_BTIME // nobody looks at it, and a server far away may have to be asked
 	}
 	var st unix.Statx_t
-	if err := statxPrompt(f.prompt(p.key.mount, p.id), p.fd(), name, flags, uint32(mask), &st); err != 0 {
-		f.warm.note(p.id, false)
+	if err := statx(p.fd(), name, flags, uint32(mask), &st); err != 0 {
 		return err
 	}
 	if flags&unix.AT_NO_AUTOMOUNT != 0 && st.Attributes&unix.STATX_ATTR_AUTOMOUNT != 0 {
@@ -159,12 +156,10 @@ func (f *FS) look(p *inode, name *byte, flags int, e *virtiofs.Entry) unix.Errno
 func (f *FS) settle(p *inode, name *byte, seen uint32, st *unix.Statx_t, e *virtiofs.Entry) unix.Errno {
 	m := f.mountOf(p.key.mount, st)
 	if m == nil {
-		f.warm.note(p.id, false)
 		return f.meet(p, name, seen, e)
 	}
 	k, typ := keyOf(st, m), typeOf(st)
 	x, ok := f.inodes.find(&k, typ)
-	f.warm.note(p.id, ok)
 	if ok && x.doubt {
 		var h fileHandle
 		ok = handleOf(p.fd(), name, 0, &h) == 0 && f.inodes.confirm(x.id, &h)

@@ -83,18 +83,6 @@ func fstatNow(fd int, st *unix.Stat_t) unix.Errno {
 	return e
 }
 
-// statxPrompt is statx, without telling Go's scheduler if it is prompt.
-func statxPrompt(prompt bool, dir int, path *byte, flags int, mask uint32, st *unix.Statx_t) unix.Errno {
-	if prompt {
-		_, _, e := unix.RawSyscall6(unix.SYS_STATX, uintptr(dir), uintptr(unsafe.Pointer(path)),
-			uintptr(flags), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
-		if e != unix.EINTR {
-			return e
-		}
-	}
-	return statx(dir, path, flags, mask, st)
-}
-
 // preadNow is preadv2 with RWF_NOWAIT without telling Go's scheduler. The kernel then
 // neither reads from storage nor waits for a lock that is held across I/O.
 func preadNow(fd int, v []unix.Iovec, off int64) (int, unix.Errno) {
