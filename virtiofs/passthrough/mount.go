@@ -141,7 +141,8 @@ func (f *FS) survey(fd int, st *unix.Statx_t) *mount {
 		return m // as one of the kernel's, see ofKernel
 	}
 	_, kernel := kernelFS[int64(fs.Type)]
-	m.births = keepsBirths(int64(fs.Type))
+	// 9p says the type of the file system that its server has, but keeps no births.
+	m.births = keepsBirths(int64(fs.Type)) && st.Mask&unix.STATX_BTIME != 0
 	// A FUSE server may take handles only as long as it remembers the inode.
 	if kernel || fs.Type == typeFUSE || f.options.Handles == HandlesNever {
 		return m

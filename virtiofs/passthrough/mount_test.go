@@ -369,3 +369,26 @@ func unprivilegedModes(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestBirthsAreAnswered: what a file system says it is does not make it keep births.
+func TestBirthsAreAnswered(t *testing.T) {
+	f := share(t, 0, 64)
+	var empty byte
+	var st unix.Statx_t
+	fd := f.inodes.root().fd()
+	if e := statx(fd, &empty, unix.AT_EMPTY_PATH, statxMask, &st); e != 0 {
+		t.Fatal(e)
+	}
+	births := func() bool {
+		m := f.survey(fd, &st)
+		f.closeMount(m)
+		return m.births
+	}
+	if !births() {
+		t.Skip("SKIPPED: the temporary directory's file system keeps no births")
+	}
+	st.Mask &^= unix.STATX_BTIME // as 9p answers, with its server's type
+	if births() {
+		t.Error("a file system that does not answer when an inode was made keeps births")
+	}
+}

@@ -29,8 +29,8 @@ type recent struct {
 // opened is a node with its descriptor, which may be closed at any time. A system call
 // that only looks may be made with it, if what it has found is thrown away unless the
 // node is still here afterwards (inodes.still): then it was open all the time, as it is
-// taken out before it is closed. Until then the number may be that of anything. It is
-// only for nodes of volumes where births are kept.
+// taken out before it is closed. Until then the number may be that of anything, for the
+// half a microsecond of the call. It is only for nodes of volumes where births are kept.
 type opened struct {
 	id    virtiofs.NodeID
 	fd    int

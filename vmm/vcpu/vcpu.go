@@ -186,7 +186,7 @@ func (c *CPU) accessPIO() {
 			c.pio.Write(uint64(a.Port), p[:a.Size])
 		}
 	}
-	if !a.In { // as after a load
+	if !a.In { // as after a store, see accessMMIO
 		c.prefault()
 	}
 }

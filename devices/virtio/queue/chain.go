@@ -84,11 +84,14 @@ func (q *Queue) Fetch(c *Chain, head uint16) error {
 			if nested || !q.indirect {
 				return ErrIndirect
 			}
+			// Not where the index is the head's: the chain may have come back to it, and the
+			// driver have changed it meanwhile.
+			whole := left == len(table)/descSize
 			var err error
 			if table, err = c.indirectTable(addr, n, flags); err != nil {
 				return err
 			}
-			if i == head && c.straight(entries(table)) {
+			if whole && c.straight(entries(table)) {
 				return nil
 			}
 			i, nested, left = 0, true, len(table)/descSize+1

@@ -1,8 +1,12 @@
 package queue_test
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"tenon/devices/memory"
 	"tenon/devices/memory/memorytest"
@@ -189,5 +193,73 @@ func TestTableOf4GiB(t *testing.T) {
 	r.AddIndirect(data, buffers...)
 	if ok, err := q.Pop(c); ok || err != queue.ErrTooLong {
 		t.Errorf("4 GiB: %v, %v", ok, err)
+	}
+}
+
+// TestHeadTurnsIndirect: a driver makes the head of a chain, which leads back to it, an
+// indirect descriptor after it was read as a buffer. What was read before must not be
+// mixed with the table.
+func TestHeadTurnsIndirect(t *testing.T) {
+	// The race detector does not look at memory outside of Go's heap: a guest's races are
+	// nothing to be told of.
+	ram, err := unix.Mmap(-1, 0, int(upper-base), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(ram)
+	m, err := memory.New(memory.Region{GPA: base, Data: ram})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const (
+		ringSize, length = 1024, 1000
+		last             = ringSize - 10 // of the chain: a longer one is ErrLoop before it is back
+		buffer           = data + 0x8000 // behind a ring of this size
+		at               = buffer + 0x1000
+	)
+	l, _ := queuetest.Place(base, ringSize)
+	r := queuetest.New(t, m, l, all)
+	q := r.Device(all)
+	table := make([]byte, 16)
+	queuetest.PutDesc(table, buffer, 10, 0, 0)
+	r.Write(at, table)
+	r.SetDesc(0, at, length, next, 1)
+	for i := range uint16(last - 1) { // to give the driver time
+		r.SetDesc(1+i, buffer, 0, next, i+2)
+	}
+	r.SetDesc(last, buffer, 0, next|write, 0)
+	head, err := m.Slice(l.Desc, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	defer func() { close(stop); <-stopped }()
+	go func() {
+		defer close(stopped)
+		var pause atomic.Uint32
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if flags := uint64(next) | 1<<16; i%2 == 0 {
+				binary.LittleEndian.PutUint64(head[8:], length|flags<<32)
+			} else {
+				binary.LittleEndian.PutUint64(head[8:], uint64(len(table))|indirect<<32)
+			}
+			for range 50 {
+				pause.Add(1)
+			}
+		}
+	}()
+	c := queue.NewChain(room)
+	for range 100_000 {
+		if q.Fetch(c, 0) != nil {
+			continue
+		}
+		if in, out := c.In.Len(), c.Out.Len(); out < 0 || in+out != int(c.Bytes()) {
+			t.Fatalf("%d bytes to be read, %d to be written, %d altogether", in, out, c.Bytes())
+		}
 	}
 }
