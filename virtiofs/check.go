@@ -128,13 +128,8 @@ func (r *Request) arguments(session uint64) unix.Errno {
 		return 0
 	}
 	v := r.text[fuse.InHeaderSize+fixed : fuse.InHeaderSize+all]
-	if r.hdr.Opcode == fuse.Lookup && session&fuse.ExportSupport != 0 {
-		if len(v) > 0 && v[0] == '.' {
-			r.dots = dots(v)
-		}
-		if r.dots != 0 {
-			return 0
-		}
+	if r.hdr.Opcode == fuse.Lookup {
+		return r.lookedUp(v, session)
 	}
 	if r.row.Ext {
 		r.caller = Caller{UID: r.hdr.UID, GID: r.hdr.GID, PID: r.hdr.PID}
@@ -147,6 +142,18 @@ func (r *Request) arguments(session uint64) unix.Errno {
 		}
 	}
 	return r.strings(v)
+}
+
+// lookedUp checks the name of a LOOKUP, which may be one of dots.
+func (r *Request) lookedUp(v []byte, session uint64) unix.Errno {
+	if session&fuse.ExportSupport != 0 && len(v) > 0 && v[0] == '.' {
+		if r.dots = dots(v); r.dots != 0 {
+			return 0
+		}
+	}
+	name, _, e := ParseName(v)
+	r.names[0] = name.CString
+	return e
 }
 
 // strings checks the strings at the start of v, each by the rule of its kind;

@@ -46,24 +46,15 @@ type named struct {
 	submount bool
 	id       virtiofs.NodeID
 	node     *inode // shard's lock
-	// lookups is what was counted here and not at the node, until it is ended.
+	// lookups is what was counted here and not at the node, until it is ended: what is
+	// added to that counts nothing.
 	lookups atomic.Uint64
 }
 
 const ended = 1 << 63
 
 // count counts one lookup of the node, unless it is here no more.
-func (x *named) count() bool {
-	for {
-		n := x.lookups.Load()
-		if n == ended {
-			return false
-		}
-		if x.lookups.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
-}
+func (x *named) count() bool { return x.lookups.Add(1) < ended }
 
 // again is find for an inode that was found lately.
 func (t *inodes) again(k *key, typ uint32) (id virtiofs.NodeID, submount, ok bool) {
