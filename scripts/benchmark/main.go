@@ -113,6 +113,9 @@ func publish(r *figures.Report, file string, strict bool) error {
 	}
 	if strict {
 		for _, v := range r.Verdicts() {
+			if !v.Known {
+				return fmt.Errorf("%s: %s over %s was not measured", v.Row, v.Side, v.Base)
+			}
 			if !v.Holds {
 				return fmt.Errorf("%s: %s over %s is %.2f", v.Row, v.Side, v.Base, v.Ratio.Median)
 			}

@@ -242,6 +242,7 @@ func fleet(o figures.Options, l *litter, r *figures.Report) error {
 	if len(rows) == 0 {
 		return nil
 	}
+	r.Claims = append(r.Claims, fleetClaims(sizes)...) // of what cannot be measured too
 	dir, err := l.dir(o.Dir)
 	if err != nil {
 		return err
@@ -263,7 +264,6 @@ func fleet(o figures.Options, l *litter, r *figures.Report) error {
 		return err
 	}
 	r.Rows = append(r.Rows, rows...)
-	r.Claims = append(r.Claims, fleetClaims(sizes)...)
 	return nil
 }
 
