@@ -60,7 +60,7 @@ func (t *inodes) glance(id virtiofs.NodeID, st *unix.Stat_t) (m *mount, e unix.E
 	if x == nil {
 		return nil, 0
 	}
-	if e = fstatNow(x.fd, st); !t.still(x) {
+	if e = fstatNow(x.fd, st); !x.still() {
 		return nil, 0
 	}
 	return x.mount, e

@@ -28,7 +28,7 @@ type recent struct {
 
 // opened is a node with its descriptor, which may be closed at any time. A system call
 // that only looks may be made with it, if what it has found is thrown away unless the
-// node is still here afterwards (inodes.still): then it was open all the time, as it is
+// node is still here afterwards (still): then it was open all the time, as it is
 // taken out before it is closed. Until then the number may be that of anything, for the
 // half a microsecond of the call. It is only for nodes of volumes where births are kept.
 type opened struct {
@@ -37,6 +37,7 @@ type opened struct {
 	mount *mount
 	node  *inode      // of which nothing but shifts may be read
 	used  atomic.Bool // as inode.used
+	slot  *atomic.Pointer[opened]
 }
 
 // named is a node with its key, which is found by it.
@@ -87,9 +88,7 @@ func (t *inodes) recall(id virtiofs.NodeID) *opened {
 }
 
 // still says that the node's descriptor has been open since recall.
-func (t *inodes) still(x *opened) bool {
-	return t.shard[x.id%shards].recent.openedAt(x.id).Load() == x
-}
+func (x *opened) still() bool { return x.slot.Load() == x }
 
 // remember lets the node be recalled, if it is open and may be: of the permanent ones
 // the root alone, which is what it looks like.
@@ -111,7 +110,7 @@ func (s *inodeShard) remember(n *inode) {
 	}
 	at := s.recent.openedAt(n.id)
 	if at.Load() == nil || s.recent.replace() {
-		at.Store(&opened{id: n.id, fd: n.path, mount: n.key.mount, node: n})
+		at.Store(&opened{id: n.id, fd: n.path, mount: n.key.mount, node: n, slot: at})
 	}
 }
 

@@ -41,10 +41,10 @@ func TestRecallEnds(t *testing.T) {
 				f := shareWith(t, 1, 64, o)
 				id, _ := lookup(t, f, fuse.RootID, "f0")
 				x := recalled(t, f, id)
-				if !f.inodes.still(x) {
+				if !x.still() {
 					t.Fatal("not there although nothing happened")
 				}
-				if end(f, id); f.inodes.still(x) {
+				if end(f, id); x.still() {
 					t.Error("still there")
 				}
 			})

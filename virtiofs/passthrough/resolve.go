@@ -19,6 +19,11 @@ func (f *FS) Lookup(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entr
 			return err
 		}
 	}
+	return f.lookupPinned(parent, name, e)
+}
+
+// lookupPinned is Lookup in a directory that was not used lately.
+func (f *FS) lookupPinned(parent virtiofs.NodeID, name virtiofs.Name, e *virtiofs.Entry) unix.Errno {
 	p, err := f.pin(parent)
 	if err != 0 {
 		return err
@@ -109,7 +114,7 @@ func (f *FS) childNear(x *opened, name *byte, e *virtiofs.Entry) (err unix.Errno
 	seen := x.node.shifts.Load()
 	var st unix.Statx_t
 	err = statx(x.fd, name, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st)
-	if !f.inodes.still(x) {
+	if !x.still() {
 		return 0, false
 	}
 	if err != 0 {
@@ -122,12 +127,17 @@ func (f *FS) childNear(x *opened, name *byte, e *virtiofs.Entry) (err unix.Errno
 			return 0, true
 		}
 	}
+	return f.settleNear(x, name, seen, &st, e), true
+}
+
+// settleNear is settle for an inode that was not found lately.
+func (f *FS) settleNear(x *opened, name *byte, seen uint32, st *unix.Statx_t, e *virtiofs.Entry) unix.Errno {
 	p, err := f.pin(x.id)
 	if err != 0 {
-		return err, true
+		return err
 	}
 	defer f.unpin(p)
-	return f.settle(p, name, seen, &st, e), true
+	return f.settle(p, name, seen, st, e)
 }
 
 // look is child with statx's flags. A node that is known already costs one
