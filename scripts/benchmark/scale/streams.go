@@ -310,13 +310,15 @@ func streams(o figures.Options, l *litter, r *figures.Report) error {
 }
 
 // streamClaims is that with enough streams a second queue makes use of a second
-// processor, and that more queues than the machine has processors do no harm.
+// processor, that many queues are better than one, and that more queues than the machine
+// has processors do no harm.
 func streamClaims(row string, streams int, queues []int) []figures.Claim {
 	if cpus := len(processors()); cpus < 2 || streams < 2*cpus {
 		return nil
 	}
 	claims := []figures.Claim{{Row: row, Side: queueSide(1), Base: queueSide(2), Limit: 1.15, AtLeast: true}}
 	if most := queues[len(queues)-1]; most > 2 {
+		claims = append(claims, figures.Claim{Row: row, Side: queueSide(1), Base: queueSide(most), Limit: 1.15, AtLeast: true})
 		claims = append(claims, figures.Claim{Row: row, Side: queueSide(most), Base: queueSide(2), Limit: 1.2})
 	}
 	return claims
