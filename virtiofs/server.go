@@ -208,7 +208,8 @@ func (r *Request) unserved() unix.Errno {
 	return unix.ENOSYS
 }
 
-// finish writes the reply's header and what the handler left in reply.
+// finish writes the reply's header, and what the handler left in reply and not in the
+// guest's memory.
 func (r *Request) finish(e unix.Errno) uint32 {
 	if e != 0 {
 		r.body, r.data = 0, 0

@@ -48,7 +48,7 @@ func (f *FS) Getattr(file virtiofs.File, a *fuse.Attr) unix.Errno {
 		return e
 	}
 	e = f.attr(n, a)
-	f.inodes.remember(n.id)
+	f.inodes.remember(n)
 	f.unpin(n)
 	return e
 }

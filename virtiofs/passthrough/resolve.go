@@ -29,7 +29,7 @@ func (f *FS) lookupPinned(parent virtiofs.NodeID, name virtiofs.Name, e *virtiof
 		return err
 	}
 	defer f.unpin(p)
-	f.inodes.remember(parent)
+	f.inodes.remember(p)
 	if g := f.grafted(p, name.Bytes()); g != nil {
 		return f.entryOf(g, e)
 	}

@@ -120,10 +120,10 @@ func find(root, work string, withFio bool) (f found, notes []string, err error) 
 func newSetup(o figures.Options, work string) (setup, error) {
 	s := setup{Rounds: o.Rounds, Smoke: o.Smoke, Stage: filepath.Join(work, "stage")}
 	var err error
-	if s.FioRounds, err = knob(fioRoundsKnob, 1); err != nil {
+	if s.FioRounds, err = knob(fioRoundsKnob, 1, 0); err != nil {
 		return s, err
 	}
-	if s.Names, err = knob(namesKnob, fullSizes.Names); err != nil {
+	if s.Names, err = knob(namesKnob, fullSizes.Names, 1); err != nil {
 		return s, err
 	}
 	if o.Smoke {
@@ -141,15 +141,15 @@ func newSetup(o figures.Options, work string) (setup, error) {
 	return s, nil
 }
 
-// knob is the number in an environment variable, or what it is without.
-func knob(name string, otherwise int) (int, error) {
+// knob is the number in an environment variable, at least that, or what it is without.
+func knob(name string, otherwise, least int) (int, error) {
 	text := os.Getenv(name)
 	if text == "" {
 		return otherwise, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%s=%s: give a number", name, text)
+	if err != nil || n < least {
+		return 0, fmt.Errorf("%s=%s: give a number of at least %d", name, text, least)
 	}
 	return n, nil
 }
