@@ -232,3 +232,21 @@ func TestLookupsAreCounted(t *testing.T) {
 		t.Errorf("%d nodes are left", n)
 	}
 }
+
+// TestForgottenIsNotRemembered: a node that is forgotten while a call uses it is not
+// put back where it would be found after its descriptor was closed.
+func TestForgottenIsNotRemembered(t *testing.T) {
+	f := share(t, 1, 64)
+	id, _ := lookup(t, f, fuse.RootID, "f0")
+	recalled(t, f, id) // so that it may be at all
+	n, e := f.pin(id)
+	if e != 0 {
+		t.Fatal(e)
+	}
+	f.Forget(id, 1)
+	f.inodes.remember(n)
+	f.unpin(n)
+	if f.inodes.recall(id) != nil {
+		t.Error("it is found")
+	}
+}
